@@ -1,0 +1,1 @@
+"""EXECUTES: models, KV blocks, block store, links, transports, prefill and decode workers."""

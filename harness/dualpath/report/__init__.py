@@ -1,0 +1,1 @@
+"""DRAWS: metrics into figures, one self-contained HTML page and Markdown."""

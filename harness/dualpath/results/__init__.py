@@ -1,0 +1,1 @@
+"""RECORDS: raw tables, and each metric defined once."""

@@ -1,0 +1,1 @@
+"""READS: trace schema, importers, exporters, synthesizer, statistics, validation."""
