@@ -1,0 +1,156 @@
+"""Two configurations against each other, paired trajectory by trajectory, with seeded bootstrap intervals.
+
+What the intervals cover: which trajectories (and, where given, which repeats) happened to be in the run. A JCT is
+a maximum, so its resampled values never exceed the observed one and the interval leans to one side; and
+trajectories share links, so they are not independent. What the machine's noise does is shown by A against A
+(bound.noise), not by these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from dualpath.core.errors import RunError
+from dualpath.results.metrics import NS_PER_S, per_trajectory, per_turn
+from dualpath.results.run import Run, require_result
+
+LEVEL = 0.95
+RESAMPLES = 2000
+_CELLS_PER_CHUNK = 4_000_000  # bounds the memory of one chunk of resamples
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A number with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+    level: float = LEVEL
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """B against A. A `speed_up` above 1 and differences below 0 mean that B is faster."""
+
+    a: tuple[str, ...]  # run directories, one per repeat
+    b: tuple[str, ...]
+    trajectories: int
+    speed_up: Interval  # mean JCT of A / mean JCT of B
+    trajectory_jct_difference_s: Interval  # mean over trajectories of (B - A)
+    ttft_difference_s: Interval  # mean over turns of (B - A), resampled by trajectory
+    is_paired_by_repeat: bool
+
+
+def compare(
+    run_a: Run | Sequence[Run],
+    run_b: Run | Sequence[Run],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Comparison:
+    """Compare repeats of B with repeats of A. Raises RunError for void runs or unlike trajectories or turns.
+
+    Repeats with the same numbers on both sides were run side by side and are resampled as pairs.
+    """
+    a, b = _repeats(run_a), _repeats(run_b)
+    rows = [_Rows.of(run) for run in (*a, *b)]
+    for run, other in zip((*a, *b)[1:], rows[1:], strict=True):
+        rows[0].require_same_work(other, a[0], run)
+    rows_a, rows_b = rows[: len(a)], rows[len(a) :]
+    paired = [run.manifest.repeat for run in a] == [run.manifest.repeat for run in b]
+    ends_a = np.stack([row.end_ns for row in rows_a])  # [repeats of A, trajectories]
+    ends_b = np.stack([row.end_ns for row in rows_b])
+    jct_diff = _mean(rows_b, "jct_ns") - _mean(rows_a, "jct_ns")  # [trajectories]
+    ttft_diff = _mean(rows_b, "ttft_sum_ns") - _mean(rows_a, "ttft_sum_ns")
+    turns = rows[0].turns
+    rng = np.random.default_rng(seed)
+    count = len(rows[0].ids)
+    ratios, jct_diffs, ttft_diffs = [], [], []
+    chunk = max(1, _CELLS_PER_CHUNK // (count * max(len(a), len(b))))
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        picked = rng.integers(count, size=(size, count))
+        repeats_a = rng.integers(len(a), size=(size, len(a)))
+        repeats_b = repeats_a if paired else rng.integers(len(b), size=(size, len(b)))
+        ratios.append(_mean_jct(ends_a, picked, repeats_a) / _mean_jct(ends_b, picked, repeats_b))
+        jct_diffs.append(jct_diff[picked].mean(axis=1))
+        ttft_diffs.append(ttft_diff[picked].sum(axis=1) / turns[picked].sum(axis=1))
+    return Comparison(
+        a=tuple(str(run.directory) for run in a),
+        b=tuple(str(run.directory) for run in b),
+        trajectories=count,
+        speed_up=_interval(ends_a.max(axis=1).mean() / ends_b.max(axis=1).mean(), ratios),
+        trajectory_jct_difference_s=_interval(jct_diff.mean() / NS_PER_S, jct_diffs, NS_PER_S),
+        ttft_difference_s=_interval(ttft_diff.sum() / turns.sum() / NS_PER_S, ttft_diffs, NS_PER_S),
+        is_paired_by_repeat=paired,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """One run's trajectories, sorted by id: one array entry each."""
+
+    ids: list[str]
+    turns: Array
+    end_ns: Array
+    jct_ns: Array
+    ttft_sum_ns: Array
+
+    @classmethod
+    def of(cls, run: Run) -> _Rows:
+        require_result(run)
+        turns = per_turn(run).group_by("trajectory").agg(pl.len().alias("turns"), pl.col("ttft").sum())
+        frame = per_trajectory(run).join(turns, on="trajectory").sort("trajectory").collect()
+        columns = [frame[name].cast(pl.Float64).to_numpy() for name in ("turns", "end_ns", "trajectory_jct", "ttft")]
+        return cls(frame["trajectory"].to_list(), *columns)
+
+    def require_same_work(self, other: _Rows, run: Run, other_run: Run) -> None:
+        if self.ids != other.ids:
+            odd = sorted(set(self.ids) ^ set(other.ids))
+            holder = run if odd[0] in set(self.ids) else other_run
+            raise RunError(
+                f"{run.directory} and {other_run.directory} cannot be paired: {len(odd)} trajectories are in one "
+                f"only, the first is {odd[0]!r} in {holder.directory}; replay both with the same trace, "
+                "agents and seed"
+            )
+        unlike = np.flatnonzero(self.turns != other.turns)
+        if unlike.size:
+            first = int(unlike[0])
+            raise RunError(
+                f"{run.directory} and {other_run.directory} cannot be paired: trajectory {self.ids[first]!r} "
+                f"has {int(self.turns[first])} turns in one and {int(other.turns[first])} in the other; "
+                "replay both with the same trace, scale and maximum length"
+            )
+
+
+def _repeats(runs: Run | Sequence[Run]) -> list[Run]:
+    found = [runs] if isinstance(runs, Run) else sorted(runs, key=lambda run: run.manifest.repeat)
+    if not found:
+        raise RunError("nothing to compare: no run was given for one side")
+    return found
+
+
+def _mean(rows: list[_Rows], column: str) -> Array:
+    mean: Array = np.mean([getattr(row, column) for row in rows], axis=0)
+    return mean
+
+
+def _mean_jct(ends_ns: Array, picked: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64]) -> Array:
+    """Mean over the picked repeats of the largest end over the picked trajectories. [resamples]"""
+    jct = ends_ns[:, picked].max(axis=2)  # [repeats, resamples]
+    mean: Array = np.take_along_axis(jct.T, repeats, axis=1).mean(axis=1)
+    return mean
+
+
+def _interval(value: float, samples: list[Array], divisor: float = 1.0) -> Interval:
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(np.concatenate(samples) / divisor, [tail, 1 - tail])
+    return Interval(float(value), float(low), float(high))

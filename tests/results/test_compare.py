@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dualpath.core.errors import RunError
+from dualpath.results.compare import compare
+from dualpath.results.run import Run
+from synthetic import S, turn, write_run
+
+
+def _run(directory: Path, ends_s: dict[str, float], **manifest: Any) -> Run:
+    rows = [turn(name, 0, 0, int(end * S)) for name, end in ends_s.items()]
+    return Run.load(write_run(directory, rows, **manifest))
+
+
+def test_by_hand(tmp_path: Path) -> None:
+    a = _run(tmp_path / "a", {"x": 8, "y": 4})
+    b = _run(tmp_path / "b", {"x": 4, "y": 4})
+    found = compare(a, b)
+    assert found.speed_up.value == 2.0
+    assert found.trajectory_jct_difference_s.value == -2.0
+    assert found.ttft_difference_s.value == -1.5  # first tokens come after 6/8 of a turn
+    assert found.trajectories == 2
+    assert (found.speed_up.low, found.speed_up.high) == (1.0, 2.0)  # only y, or x at least once
+
+
+def test_the_interval_is_seeded(tmp_path: Path) -> None:
+    a = _run(tmp_path / "a", {f"t{i}": 8 + i % 7 + i / 50 for i in range(40)})
+    b = _run(tmp_path / "b", {f"t{i}": 5 + i % 5 + i / 50 for i in range(40)})
+    first, again, other = compare(a, b), compare(a, b), compare(a, b, seed=1)
+    assert first == again
+    assert other.trajectory_jct_difference_s != first.trajectory_jct_difference_s
+    difference = first.trajectory_jct_difference_s
+    assert difference.low < difference.value < difference.high
+
+
+def test_an_equal_pair_has_no_width(tmp_path: Path) -> None:
+    a = _run(tmp_path / "a", {"x": 8, "y": 4})
+    found = compare(a, a)
+    assert (found.speed_up.low, found.speed_up.value, found.speed_up.high) == (1.0, 1.0, 1.0)
+
+
+def test_repeats_are_paired_by_number_or_drawn_apart(tmp_path: Path) -> None:
+    slow = [_run(tmp_path / f"a{k}", {"x": end}, repeat=k) for k, end in enumerate((8, 16))]
+    fast = [_run(tmp_path / f"b{k}", {"x": end}, repeat=k) for k, end in enumerate((4, 8))]
+    paired = compare(slow, fast)
+    assert paired.is_paired_by_repeat
+    assert (paired.speed_up.low, paired.speed_up.value, paired.speed_up.high) == (2.0, 2.0, 2.0)
+    apart = compare(slow, [_run(tmp_path / "c", {"x": 6}, repeat=5)])
+    assert not apart.is_paired_by_repeat
+    assert apart.speed_up.value == 2.0
+    assert (apart.speed_up.low, apart.speed_up.high) == (8 / 6, 16 / 6)
+
+
+def test_differences_weigh_every_turn(tmp_path: Path) -> None:
+    def rows(last_s: int) -> list[dict[str, Any]]:
+        return [turn("x", 0, 0, 8 * S), turn("x", 1, 8 * S, 16 * S), turn("y", 0, 0, last_s * S)]
+
+    a = Run.load(write_run(tmp_path / "a", rows(16)))
+    b = Run.load(write_run(tmp_path / "b", rows(8)))
+    found = compare(a, b)
+    assert found.ttft_difference_s.value == pytest.approx(-2.0)  # 6 s less on one of three turns
+    assert found.trajectory_jct_difference_s.value == -4.0
+
+
+def test_unlike_work_is_refused(tmp_path: Path) -> None:
+    a = _run(tmp_path / "a", {"x": 8, "y": 4})
+    with pytest.raises(RunError, match=r"1 trajectories are in one only, the first is 'z'"):
+        compare(a, _run(tmp_path / "b", {"x": 8, "y": 4, "z": 1}))
+    more = Run.load(write_run(tmp_path / "c", [turn("x", 0, 0, S), turn("x", 1, S, 2 * S), turn("y", 0, 0, S)]))
+    with pytest.raises(RunError, match=r"'x' has 1 turns in one and 2 in the other"):
+        compare(a, more)
+    with pytest.raises(RunError, match="nothing to compare"):
+        compare([], a)
+
+
+def test_void_runs_are_refused(tmp_path: Path) -> None:
+    a = _run(tmp_path / "a", {"x": 8})
+    with pytest.raises(RunError, match=r"the run is void \(PE0 died\)"):
+        compare(a, _run(tmp_path / "b", {"x": 8}, status="void", reasons=["PE0 died"]))
