@@ -238,12 +238,13 @@ def test_a_writer_goes_on_behind_a_torn_record(tmp_path: Path, cut: int) -> None
     ],
 )
 def test_a_segment_cut_anywhere_keeps_its_whole_blocks(tmp_path: Path, cut: int) -> None:
-    filled(tmp_path, range(3))
+    old = filled(tmp_path, range(3))
     os.truncate(tmp_path / "de0.seg", cut)
     kept = set(range(cut // LAYOUT.stride_bytes))
     assert read_numbers(tmp_path, scan(tmp_path, LAYOUT)) == kept
     # a new block must not come to lie where a record of a lost one points
-    filled(tmp_path, range(10, 14))
+    new = filled(tmp_path, range(10, 14))
+    assert min(place.offset for place in new.values()) >= max(place.offset for place in old.values()) + 12_288
     found = scan(tmp_path, LAYOUT)
     whole = {block_key: location for block_key, location in found.items() if block_key not in map(key, range(3))}
     assert read_numbers(tmp_path, whole) == {10, 11, 12, 13}
