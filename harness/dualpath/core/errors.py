@@ -1,12 +1,12 @@
 """Every error a user can meet, one tree. A message names the file or key, the value, the limit and the knob.
 
-    DualpathError            exit code 3: the input cannot be used; nothing was lost
-      TraceError             a trace file, its rows, or an import source
-      ClusterError           a cluster file, or a cluster that cannot hold the work
-      StoreError             the block store's directory
-        CorruptBlockError    a block whose bytes do not match the checksum written with it
-      RunError               a run directory that cannot be read or written
-      WorkerError            an engine process that failed or died; the run is void
+DualpathError            exit code 3: the input cannot be used; nothing was lost
+  TraceError             a trace file, its rows, or an import source
+  ClusterError           a cluster file, or a cluster that cannot hold the work
+  StoreError             the block store's directory
+    CorruptBlockError    a block whose bytes do not match the checksum written with it
+  RunError               a run directory that cannot be read or written
+  WorkerError            an engine process that failed or died; the run is void
 """
 
 from __future__ import annotations

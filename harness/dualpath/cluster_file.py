@@ -1,0 +1,160 @@
+"""Cluster files: TOML in, `core.cluster.Cluster` out. Every key is checked; rates and sizes carry their units."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from dualpath.core.cluster import Cluster, Constants, Memory, Nodes
+from dualpath.core.errors import ClusterError
+from dualpath.core.model_shape import MODELS
+
+_UNITS: dict[str, float] = {
+    **{unit: 1000**power for power, unit in enumerate(("B", "kB", "MB", "GB", "TB"))},
+    **{unit: 1024**power for power, unit in enumerate(("KiB", "MiB", "GiB", "TiB"), start=1)},
+    **{f"{prefix}bit": 1000**power / 8 for power, prefix in enumerate(("", "k", "M", "G"))},
+}
+
+
+class _Nodes(msgspec.Struct, forbid_unknown_fields=True):
+    nodes: int = 1
+    engines_per_node: int = 1
+
+
+class _Links(msgspec.Struct, forbid_unknown_fields=True):
+    snic: str  # a node's storage NIC, each direction
+    cnic: str  # an engine's compute NIC, each direction
+
+
+class _Memory(msgspec.Struct, forbid_unknown_fields=True):
+    prefill_buffer: str
+    decode_buffer: str
+    prefill_hbm: str
+    decode_hbm: str
+
+
+class _Storage(msgspec.Struct, forbid_unknown_fields=True):
+    durable: Literal["process", "disk"] = "process"
+    read_in_flight: int = 4
+
+
+class _Scheduler(msgspec.Struct, forbid_unknown_fields=True):
+    prefill_tokens_per_s: float  # what one PE computes, profiled beforehand
+    attention_ns_per_pair: float  # attention time of a forward pass per (new, attended) token pair, likewise
+    read_tokens_per_s: float | None = None  # what one SNIC reads; None: from its rate
+    alpha_s: float = 3.0
+    beta_s: float = 5.0
+    quota_ms: float = 300.0
+    z_factor: float = 1.05
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+    prefill: _Nodes
+    decode: _Nodes
+    links: _Links
+    memory: _Memory
+    scheduler: _Scheduler
+    storage: _Storage = msgspec.field(default_factory=_Storage)
+    block_tokens: int = 64
+
+
+class ClusterFile(msgspec.Struct, frozen=True):
+    """A cluster, and how its storage is to treat writes."""
+
+    cluster: Cluster
+    durable: Literal["process", "disk"]
+
+
+def load_cluster(path: Path) -> ClusterFile:
+    """Raises ClusterError naming the file, the key, the value and what it may be."""
+    try:
+        raw = msgspec.toml.decode(path.read_bytes(), type=_File)
+    except FileNotFoundError:
+        raise ClusterError(f"{path}: no such cluster file; see bench/clusters/ for examples") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClusterError(f"{path}: cannot be read: {error}") from None
+    except msgspec.DecodeError as error:
+        raise ClusterError(f"{path}: {error}") from None
+    if raw.model not in MODELS:
+        raise ClusterError(f"{path}: model = {raw.model!r} is unknown; known models: {', '.join(MODELS)}")
+    if not 1 <= raw.block_tokens <= 4096:
+        raise ClusterError(f"{path}: block_tokens = {raw.block_tokens} is outside 1..4096")
+    if not 1 <= raw.storage.read_in_flight <= 64:
+        raise ClusterError(f"{path}: [storage] read_in_flight = {raw.storage.read_in_flight} is outside 1..64")
+    model = MODELS[raw.model]
+    snic = parse_rate(raw.links.snic, f"{path}: [links] snic")
+    constants = _constants(raw.scheduler, snic, model.kv_bytes, path)
+    cluster = Cluster(
+        name=path.stem,
+        model=model,
+        prefill=Nodes(raw.prefill.nodes, raw.prefill.engines_per_node),
+        decode=Nodes(raw.decode.nodes, raw.decode.engines_per_node),
+        memory=Memory(
+            *(
+                parse_size(getattr(raw.memory, key), f"{path}: [memory] {key}")
+                for key in ("prefill_buffer", "decode_buffer", "prefill_hbm", "decode_hbm")
+            )
+        ),
+        snic_bytes_per_s=snic,
+        cnic_bytes_per_s=parse_rate(raw.links.cnic, f"{path}: [links] cnic"),
+        constants=constants,
+        block_tokens=raw.block_tokens,
+        read_in_flight=raw.storage.read_in_flight,
+    )
+    return ClusterFile(cluster, raw.storage.durable)
+
+
+def _constants(raw: _Scheduler, snic: float | None, kv_bytes: int, path: Path) -> Constants:
+    for key in raw.__struct_fields__:
+        value = getattr(raw, key)
+        if value is not None and not 0 < value < 1e12:
+            raise ClusterError(f"{path}: [scheduler] {key} = {value} must be above 0")
+    read_tokens_per_s = raw.read_tokens_per_s
+    if read_tokens_per_s is None:
+        if snic is None:
+            raise ClusterError(
+                f'{path}: [scheduler] read_tokens_per_s is missing: with snic = "native" it cannot be derived '
+                "from the rate; give what one storage NIC reads, in tokens per second"
+            )
+        read_tokens_per_s = snic / kv_bytes
+    return Constants(
+        alpha_s=raw.alpha_s,
+        beta_s=raw.beta_s,
+        quota_s=raw.quota_ms / 1e3,
+        z_factor=raw.z_factor,
+        read_tokens_per_s=read_tokens_per_s,
+        prefill_tokens_per_s=raw.prefill_tokens_per_s,
+        attention_ns_per_pair=raw.attention_ns_per_pair,
+    )
+
+
+def parse_size(text: str, where: str) -> int:
+    """'64MiB' -> bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
+    if match is None or match[2] not in _UNITS:
+        raise ClusterError(f'{where} = {text!r} is not a size; write a number with a unit, such as "64MiB"')
+    size = int(float(match[1]) * _UNITS[match[2]])
+    if size <= 0:
+        raise ClusterError(f"{where} = {text!r} must be above 0")
+    return size
+
+
+def parse_rate(text: str, where: str) -> float | None:
+    """'200MB/s' or '400Gbit/s' -> bytes per second; 'native' -> None."""
+    if text.strip() == "native":
+        return None
+    number, _, per = text.partition("/")
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", number)
+    if per.strip() != "s" or match is None or match[2] not in _UNITS:
+        raise ClusterError(
+            f'{where} = {text!r} is not a rate; write a number with a unit per second, such as "200MB/s" or '
+            '"400Gbit/s", or "native" for no pacing'
+        )
+    rate = float(match[1]) * _UNITS[match[2]]
+    if rate < 1:
+        raise ClusterError(f'{where} = {text!r} must be at least 1 B/s, or "native" for no pacing')
+    return rate

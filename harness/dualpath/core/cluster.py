@@ -1,0 +1,134 @@
+"""A cluster as the scheduler sees it: engines in nodes, rates of their links, sizes of their memories.
+
+Nodes are numbered through, prefill nodes first, then decode nodes; engines likewise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dualpath.core.errors import ClusterError
+from dualpath.core.model_shape import ModelShape
+
+Role = Literal["prefill", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Nodes of one role. A node's engines share its storage NIC and form one scheduling group."""
+
+    nodes: int
+    engines_per_node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes per engine."""
+
+    prefill_buffer_bytes: int  # PE buffer: DRAM that receives Full Blocks read on the prefill side
+    decode_buffer_bytes: int  # DE buffer: DRAM that collects a request's whole prompt KV
+    prefill_hbm_bytes: int  # device memory for KV during prefill
+    decode_hbm_bytes: int  # device memory for KV during decode
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """Scheduler constants (paper A.4). Times are what the paper gives; the rates turn them into tokens."""
+
+    alpha_s: float = 3.0  # a node's disk queue is long beyond what its SNIC reads in this time
+    beta_s: float = 5.0  # a PE is overloaded beyond what it computes in this time
+    quota_s: float = 0.3  # attention time one forward batch may take
+    z_factor: float = 1.05  # balance threshold of DE phase 2
+    read_tokens_per_s: float = 0.0  # per SNIC, profiled beforehand
+    prefill_tokens_per_s: float = 0.0  # per PE, profiled beforehand
+    attention_ns_per_pair: float = 0.0  # attention time of a forward pass per (new token, attended token) pair
+
+    @property
+    def alpha_tokens(self) -> int:
+        return int(self.alpha_s * self.read_tokens_per_s)
+
+    @property
+    def beta_tokens(self) -> int:
+        return int(self.beta_s * self.prefill_tokens_per_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What a run runs on. Link rates are bytes per second; None means native, i.e. not paced."""
+
+    name: str
+    model: ModelShape
+    prefill: Nodes
+    decode: Nodes
+    memory: Memory
+    snic_bytes_per_s: float | None
+    cnic_bytes_per_s: float | None
+    constants: Constants
+    block_tokens: int = 64
+    read_in_flight: int = 4  # storage reads one engine keeps outstanding
+
+    def __post_init__(self) -> None:
+        for role, nodes in (("prefill", self.prefill), ("decode", self.decode)):
+            for key, value in (("nodes", nodes.nodes), ("engines_per_node", nodes.engines_per_node)):
+                if not 1 <= value <= 4096:
+                    raise ClusterError(f"{self.name}: [{role}] {key} = {value} is outside 1..4096")
+
+    @property
+    def num_nodes(self) -> int:
+        return self.prefill.nodes + self.decode.nodes
+
+    @property
+    def num_prefill(self) -> int:
+        return self.prefill.nodes * self.prefill.engines_per_node
+
+    @property
+    def num_decode(self) -> int:
+        return self.decode.nodes * self.decode.engines_per_node
+
+    @property
+    def num_engines(self) -> int:
+        return self.num_prefill + self.num_decode
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a Full Block."""
+        return self.block_tokens * self.model.kv_bytes
+
+    def role_of(self, engine: int) -> Role:
+        return "prefill" if engine < self.num_prefill else "decode"
+
+    def node_of(self, engine: int) -> int:
+        if engine < self.num_prefill:
+            return engine // self.prefill.engines_per_node
+        return self.prefill.nodes + (engine - self.num_prefill) // self.decode.engines_per_node
+
+    def blocks(self, tokens: int) -> int:
+        """Full Blocks that hold so many tokens, the last one perhaps partly."""
+        return -(-tokens // self.block_tokens)
+
+    def check_fits(self, prompt_tokens: int, total_tokens: int, layerwise: bool) -> None:
+        """Raise ClusterError where the largest request of a trace can never be served.
+
+        prompt_tokens: largest prompt; total_tokens: largest prompt + output.
+        """
+        layers = min(2, self.model.layers) if layerwise else self.model.layers
+        layer_block_bytes = self.block_tokens * self.model.kv_layer_bytes
+        memory = self.memory
+        needs = (
+            ("prefill_buffer", memory.prefill_buffer_bytes, self.blocks(prompt_tokens) * self.block_bytes),
+            ("decode_buffer", memory.decode_buffer_bytes, self.blocks(prompt_tokens) * self.block_bytes),
+            (
+                "prefill_hbm",
+                memory.prefill_hbm_bytes,
+                layers * self.blocks(prompt_tokens) * layer_block_bytes,
+            ),
+            ("decode_hbm", memory.decode_hbm_bytes, self.blocks(total_tokens) * self.block_bytes),
+        )
+        for key, has_bytes, need_bytes in needs:
+            if has_bytes < need_bytes:
+                raise ClusterError(
+                    f"{self.name}: [memory] {key} = {has_bytes / 2**20:.1f} MiB cannot hold the trace's largest "
+                    f"request ({prompt_tokens} prompt, {total_tokens} total tokens of {self.model.name}): it takes "
+                    f"{need_bytes / 2**20:.1f} MiB; raise {key}, or shrink the trace with --scale or --max-len"
+                )

@@ -1,0 +1,76 @@
+"""The numbers of a model that decide how many bytes its KV cache has and what its forward pass costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """A decoder-only transformer. `gqa` caches keys and values per KV head; `mla` caches one latent and one
+    rotary key shared by all heads (DeepSeek-V2, arXiv 2405.04434)."""
+
+    name: str
+    attention: Literal["gqa", "mla"]
+    layers: int
+    hidden: int
+    heads: int
+    head_dim: int
+    mlp: int
+    vocab: int
+    kv_heads: int = 0  # gqa only
+    latent_dim: int = 0  # mla only: cached latent
+    rope_dim: int = 0  # mla only: cached rotary key
+    kv_element_bytes: int = 4
+
+    @property
+    def kv_elements(self) -> int:
+        """KV elements of one token in one layer."""
+        if self.attention == "gqa":
+            return 2 * self.kv_heads * self.head_dim
+        return self.latent_dim + self.rope_dim
+
+    @property
+    def kv_layer_bytes(self) -> int:
+        """Bytes of one token's KV in one layer."""
+        return self.kv_elements * self.kv_element_bytes
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of one token's KV in all layers."""
+        return self.kv_layer_bytes * self.layers
+
+
+# Small enough for a CPU: much KV per token beside little arithmetic, as on the paper's hardware.
+MODELS = {
+    shape.name: shape
+    for shape in (
+        ModelShape("cpu-gqa", "gqa", layers=6, hidden=128, heads=8, kv_heads=4, head_dim=64, mlp=256, vocab=512),
+        ModelShape(
+            "cpu-mla",
+            "mla",
+            layers=6,
+            hidden=128,
+            heads=4,
+            head_dim=32,
+            mlp=256,
+            vocab=512,
+            latent_dim=480,
+            rope_dim=32,
+        ),
+        ModelShape("tiny-gqa", "gqa", layers=3, hidden=32, heads=4, kv_heads=2, head_dim=8, mlp=64, vocab=128),
+        ModelShape(
+            "tiny-mla",
+            "mla",
+            layers=3,
+            hidden=32,
+            heads=4,
+            head_dim=8,
+            mlp=64,
+            vocab=128,
+            latent_dim=24,
+            rope_dim=8,
+        ),
+    )
+}

@@ -1,0 +1,41 @@
+"""Read side policies: how many of a request's hit blocks each side reads (paper 5.4, section 6.1).
+
+Each is a function (hit_blocks, prefill_queue, decode_queue, turn) -> blocks read on the prefill side; the decode
+side reads the rest. Queues are in blocks waiting on the two nodes' storage NICs; `turn` counts choices so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dualpath.core.arms import ReadSide
+
+
+def prefill_only(hit_blocks: int, prefill_queue: int, decode_queue: int, turn: int) -> int:
+    """Single path: storage -> PE."""
+    return hit_blocks
+
+
+def round_robin(hit_blocks: int, prefill_queue: int, decode_queue: int, turn: int) -> int:
+    """Alternate sides, blind to queues: what the paper's balance figures compare with."""
+    return hit_blocks if turn % 2 == 0 else 0
+
+
+def shorter_queue(hit_blocks: int, prefill_queue: int, decode_queue: int, turn: int) -> int:
+    """The whole request on the side whose read queue is shorter. Ties, which the paper leaves open, go to the PE:
+    its route is the one that crosses the compute network once less."""
+    return hit_blocks if prefill_queue <= decode_queue else 0
+
+
+def split(hit_blocks: int, prefill_queue: int, decode_queue: int, turn: int) -> int:
+    """Divide the request so that both sides finish together, given each queue and equal storage NICs:
+    prefill_queue + x = decode_queue + (hit_blocks - x)."""
+    return min(hit_blocks, max(0, (hit_blocks + decode_queue - prefill_queue + 1) // 2))
+
+
+READ_SIDES: dict[ReadSide, Callable[[int, int, int, int], int]] = {
+    "prefill-only": prefill_only,
+    "round-robin": round_robin,
+    "shorter-queue": shorter_queue,
+    "split": split,
+}

@@ -1,0 +1,96 @@
+"""Where KV bytes lie: geometry of a buffer of Full Blocks and of device memory, and shared buffers themselves.
+
+buffer (DRAM)      slot:   [layers, block_tokens, entry bytes], padded to whole pages: one Full Block a slot
+prefill HBM                [layers held, tokens, entry bytes]: two layers (layerwise) or all (basic)
+decode HBM                 [layers, blocks * block_tokens, entry bytes]: paged, one Layer Block a page
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dualpath.core.cluster import Cluster
+from dualpath.engine.transport import Piece
+
+_PAGE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class BlockGeometry:
+    """Byte offsets of tokens in slots of Full Blocks."""
+
+    layers: int
+    block_tokens: int
+    entry_bytes: int  # one token, one layer
+
+    @classmethod
+    def of(cls, cluster: Cluster) -> BlockGeometry:
+        return cls(cluster.model.layers, cluster.block_tokens, cluster.model.kv_layer_bytes)
+
+    @property
+    def block_bytes(self) -> int:
+        return self.layers * self.block_tokens * self.entry_bytes
+
+    @property
+    def stride_bytes(self) -> int:
+        return -(-self.block_bytes // _PAGE_BYTES) * _PAGE_BYTES
+
+    def slot_offset(self, slot: int, layer: int = 0) -> int:
+        return slot * self.stride_bytes + layer * self.block_tokens * self.entry_bytes
+
+    def pieces(
+        self, slots: Sequence[int], layer: int, first_token: int, num_tokens: int, local_offset: int
+    ) -> Iterator[Piece]:
+        """Pair consecutive local bytes with the Layer Blocks, whole or in part, that hold tokens
+        [first_token, first_token + num_tokens) of a prompt whose blocks lie in `slots`."""
+        token, end = first_token, first_token + num_tokens
+        while token < end:
+            within = token % self.block_tokens
+            take = min(self.block_tokens - within, end - token)
+            remote = self.slot_offset(slots[token // self.block_tokens], layer) + within * self.entry_bytes
+            yield Piece(local_offset, remote, take * self.entry_bytes)
+            local_offset += take * self.entry_bytes
+            token += take
+
+
+class SharedBuffer:
+    """Anonymous shared memory of one host. It has no name: it goes when the last process that maps it goes,
+    whatever ends that process."""
+
+    def __init__(self, fd: int, size_bytes: int) -> None:
+        self.fd = fd
+        self.size_bytes = size_bytes
+        self._map = mmap.mmap(fd, size_bytes)
+        self.view = memoryview(self._map)
+        self.tensor: Tensor = torch.frombuffer(self._map, dtype=torch.uint8)
+
+    @staticmethod
+    def create(name: str, size_bytes: int) -> int:
+        """Returns a file descriptor to inherit. Pages are taken when first touched."""
+        fd = os.memfd_create(f"dualpath-{name}", 0)
+        os.ftruncate(fd, size_bytes)
+        return fd
+
+
+def buffer_bytes(cluster: Cluster, engine: int) -> int:
+    """Size of an engine's buffer: what the scheduler counts, and a decode engine's staging slots behind it."""
+    geometry = BlockGeometry.of(cluster)
+    return (buffer_slots(cluster, engine) + staging_slots(cluster, engine)) * geometry.stride_bytes
+
+
+def buffer_slots(cluster: Cluster, engine: int) -> int:
+    """Slots the scheduler may give to requests."""
+    memory = cluster.memory
+    prefill = cluster.role_of(engine) == "prefill"
+    return (memory.prefill_buffer_bytes if prefill else memory.decode_buffer_bytes) // cluster.block_bytes
+
+
+def staging_slots(cluster: Cluster, engine: int) -> int:
+    """Slots of a decode engine for blocks on their way from HBM to storage."""
+    return 8 if cluster.role_of(engine) == "decode" else 0

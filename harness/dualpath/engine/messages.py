@@ -1,0 +1,181 @@
+"""Control messages between the coordinator and its engines: typed structs, msgpack on the wire, never pickle."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dualpath.engine.store import Location
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """One message; the wire names its type."""
+
+
+# --- coordinator -> engine -----------------------------------------------------------------------------------------
+
+
+class StartClock(Message, frozen=True):
+    zero_ns: int  # CLOCK_MONOTONIC at the run's time 0
+
+
+class BlockRef(msgspec.Struct, frozen=True, array_like=True):
+    """A persisted block."""
+
+    key: bytes
+    location: Location
+
+
+class ReadBlocks(Message, frozen=True):
+    """Read blocks into slots of this engine's buffer."""
+
+    request: int
+    first_block: int  # index of blocks[0] in the prompt
+    blocks: list[BlockRef]
+    slots: list[int]
+    prefill_engine: int
+    decode_engine: int
+
+
+class ChunkWork(msgspec.Struct, frozen=True):
+    """A request's share of a forward batch."""
+
+    request: int
+    cached_tokens: int
+    token_ids: bytes  # int32, the tokens to compute
+    last: bool
+    prefill_tokens: int  # hit tokens [0, prefill_tokens) are in prefill_slots,
+    hit_tokens: int  # [prefill_tokens, hit_tokens) in the DE buffer
+    prefill_slots: list[int]
+    decode_engine: int
+    decode_slots: list[int]  # of the whole prompt
+    hit_blocks: list[BlockRef]  # only with verification
+
+
+class PrefillBatch(Message, frozen=True):
+    batch: int
+    chunks: list[ChunkWork]
+
+
+class StartDecode(Message, frozen=True):
+    request: int
+    prompt_tokens: int
+    hit_blocks: int
+    prefill_blocks: int
+    prefill_engine: int
+    decode_slots: list[int]
+    hbm_blocks: list[int]
+    first_token: int  # the model's own choice, from the prefill engine
+    first_token_ns: int
+    output_ids: bytes  # int32, forced
+    keys: list[bytes]  # of all blocks that will be full when the turn ends
+    hit_refs: list[BlockRef]  # only with verification
+
+
+class Shutdown(Message, frozen=True):
+    pass
+
+
+# --- engine -> coordinator -----------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    engine: int
+    token: str
+    direct_io: bool
+    direct_io_note: str
+
+
+class BlocksRead(Message, frozen=True):
+    t_ns: int
+    request: int
+    engine: int
+
+
+class BatchComputed(Message, frozen=True):
+    t_ns: int
+    start_ns: int
+    batch: int
+    first_tokens: list[tuple[int, int]]  # (request, token) of finished prompts
+
+
+class BatchSent(Message, frozen=True):
+    t_ns: int
+    batch: int
+
+
+class BufferReleased(Message, frozen=True):
+    t_ns: int
+    request: int
+
+
+class TurnDone(Message, frozen=True):
+    t_ns: int
+    request: int
+    second_token_ns: int | None
+    end_ns: int
+    output_hash: int
+    stored: list[BlockRef]
+
+
+class Failed(Message, frozen=True):
+    engine: int
+    kind: str  # name of the exception
+    error: str
+    trace: str
+
+
+class CheckedBlock(msgspec.Struct, frozen=True):
+    """A row of the `blocks` table, before the coordinator adds what it knows of the request."""
+
+    request: int
+    block: int
+    key: bytes
+    checkpoint: str
+    route: str
+    checksum_written: int
+    checksum_read: int
+
+
+class LinkRow(msgspec.Struct, frozen=True):
+    """A row of the `links` table."""
+
+    resource: str
+    node: int
+    engine: int | None
+    direction: str
+    route: str
+    lane: str
+    bucket_ns: int
+    bytes: int
+    busy_ns: int
+
+
+class Summary(Message, frozen=True):
+    """An engine's last message."""
+
+    engine: int
+    links: list[LinkRow]
+    blocks: list[CheckedBlock]
+
+
+ToEngine = StartClock | ReadBlocks | PrefillBatch | StartDecode | Shutdown
+ToCoordinator = Hello | BlocksRead | BatchComputed | BatchSent | BufferReleased | TurnDone | Failed | Summary
+
+
+class EngineSetup(msgspec.Struct, frozen=True):
+    """What an engine process is started with."""
+
+    engine: int
+    address: str
+    parent_pid: int
+    seed: int
+    layerwise: bool
+    moves_kv: bool
+    deterministic: bool
+    verify: bool
+    null: bool  # answer at once, do nothing
+    store_directory: str
+    durable: str
+    pacer_fd: int
+    buffer_fds: list[int]  # by engine; -1 where this engine needs none
+    cluster: bytes  # msgpack of core.cluster.Cluster

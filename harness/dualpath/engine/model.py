@@ -1,0 +1,170 @@
+"""A causal transformer in torch whose KV cache lives outside it: grouped-query or multi-head latent attention.
+
+The caller owns the cache. `project` yields the cache entry of each new token, `attend` reads entries of a whole
+context; so prefill and decode, layer by layer or not, on any device, are the same few functions.
+
+Shapes: n new tokens, c tokens of context, H heads, G KV heads, E elements of an entry.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dualpath.core.model_shape import ModelShape
+
+_ROPE_BASE = 10_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    attention_norm: Tensor  # [hidden]
+    query: Tensor  # [hidden, H * query dim]
+    entry: Tensor  # [hidden, E]
+    key_up: Tensor | None  # mla: [H, head_dim, latent_dim], takes a query into latent space
+    value_up: Tensor | None  # mla: [H, latent_dim, head_dim]
+    output: Tensor  # [H * head_dim, hidden]
+    mlp_norm: Tensor  # [hidden]
+    gate: Tensor  # [hidden, mlp]
+    up: Tensor  # [hidden, mlp]
+    down: Tensor  # [mlp, hidden]
+
+
+class Model:
+    """Weights on one device. Random ones are drawn on the CPU from a seed, so all processes have the same."""
+
+    def __init__(
+        self, shape: ModelShape, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.shape = shape
+        self.device = device
+        self.dtype = dtype
+        generator = torch.Generator().manual_seed(seed)
+
+        def weight(*sizes: int) -> Tensor:
+            fan_in = sizes[-2] if len(sizes) > 1 else sizes[0]
+            values = torch.randn(sizes, generator=generator) / math.sqrt(fan_in)
+            return values.to(device=device, dtype=dtype)
+
+        def ones() -> Tensor:
+            return torch.ones(shape.hidden, device=device, dtype=dtype)
+
+        mla = shape.attention == "mla"
+        query_dim = shape.head_dim + (shape.rope_dim if mla else 0)
+        self.embedding = weight(shape.vocab, shape.hidden) * math.sqrt(shape.vocab)  # [vocab, hidden], unit variance
+        self.layers = [
+            _Layer(
+                attention_norm=ones(),
+                query=weight(shape.hidden, shape.heads * query_dim),
+                entry=weight(shape.hidden, shape.kv_elements),
+                key_up=weight(shape.heads, shape.head_dim, shape.latent_dim) if mla else None,
+                value_up=weight(shape.heads, shape.latent_dim, shape.head_dim) if mla else None,
+                output=weight(shape.heads * shape.head_dim, shape.hidden),
+                mlp_norm=ones(),
+                gate=weight(shape.hidden, shape.mlp),
+                up=weight(shape.hidden, shape.mlp),
+                down=weight(shape.mlp, shape.hidden),
+            )
+            for _ in range(shape.layers)
+        ]
+        self.final_norm = ones()
+        self.head = weight(shape.hidden, shape.vocab)
+        rope_dim = shape.rope_dim if mla else shape.head_dim
+        self._inverse_frequency = (_ROPE_BASE ** (-torch.arange(0, rope_dim, 2, dtype=torch.float64) / rope_dim)).to(
+            device
+        )
+        self.scale = 1 / math.sqrt(query_dim)
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """[n] -> [n, hidden]"""
+        return self.embedding[token_ids]
+
+    def project(self, layer: int, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """New tokens' queries [n, H, D] and cache entries [n, E]. x: [n, hidden]; positions: [n] int64."""
+        shape, weights = self.shape, self.layers[layer]
+        x = self._norm(x, weights.attention_norm)
+        cos, sin = self._rotation(positions)
+        queries = (x @ weights.query).view(len(x), shape.heads, -1)
+        entries = x @ weights.entry
+        if shape.attention == "gqa":
+            keys, values = entries.chunk(2, dim=1)
+            keys = _rotate(keys.view(len(x), shape.kv_heads, shape.head_dim), cos, sin).flatten(1)
+            return _rotate(queries, cos, sin), torch.cat([keys, values], dim=1)
+        assert weights.key_up is not None
+        plain, rotary = queries[..., : shape.head_dim], queries[..., shape.head_dim :]
+        absorbed = torch.einsum("nhd,hdl->nhl", plain, weights.key_up)
+        latent, key = entries[:, : shape.latent_dim], entries[:, shape.latent_dim :]
+        key = _rotate(key[:, None], cos, sin)[:, 0]
+        queries = torch.cat([absorbed, _rotate(rotary, cos, sin)], dim=2)
+        return queries, torch.cat([functional.rms_norm(latent, (shape.latent_dim,)), key], dim=1)
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Views of cache entries [c, E] as keys [G, c, D] and values [G, c, Dv]."""
+        shape = self.shape
+        if shape.attention == "gqa":
+            keys, values = context.chunk(2, dim=1)
+            size = (len(context), shape.kv_heads, shape.head_dim)
+            return keys.view(size).transpose(0, 1), values.view(size).transpose(0, 1)
+        return context[None], context[None, :, : shape.latent_dim]
+
+    def attend(self, layer: int, queries: Tensor, context: Tensor, first_position: int) -> Tensor:
+        """Attention of n consecutive new tokens over their context, themselves included.
+
+        queries: [n, H, D]; context: cache entries [first_position + n, E]; returns [n, hidden].
+        """
+        keys, values = self.keys_values(context)
+        grouped = self._grouped(queries, len(keys))  # [G, H/G * n, D]
+        mask = None
+        if len(queries) > 1:
+            mask = torch.ones(len(queries), len(context), dtype=torch.bool, device=queries.device).tril(first_position)
+            mask = mask.repeat(grouped.shape[1] // len(queries), 1)
+        mixed = functional.scaled_dot_product_attention(
+            grouped[None], keys[None], values[None], attn_mask=mask, scale=self.scale
+        )[0]
+        return self.output(layer, self._ungrouped(mixed, len(queries)))
+
+    def _grouped(self, queries: Tensor, groups: int) -> Tensor:
+        """[n, H, D] -> [G, H/G * n, D]: the query heads that share a KV head, one below the other."""
+        num, heads, dim = queries.shape
+        return queries.view(num, groups, heads // groups, dim).permute(1, 2, 0, 3).reshape(groups, -1, dim)
+
+    def _ungrouped(self, mixed: Tensor, num: int) -> Tensor:
+        """[G, H/G * n, Dv] -> [n, H, Dv]"""
+        groups, rows, dim = mixed.shape
+        return mixed.view(groups, rows // num, num, dim).permute(2, 0, 1, 3).reshape(num, -1, dim)
+
+    def output(self, layer: int, mixed: Tensor) -> Tensor:
+        """Mixed values [n, H, Dv] -> [n, hidden]."""
+        weights = self.layers[layer]
+        if weights.value_up is not None:
+            mixed = torch.einsum("nhl,hld->nhd", mixed, weights.value_up)
+        return mixed.flatten(1) @ weights.output
+
+    def feed_forward(self, layer: int, x: Tensor) -> Tensor:
+        """[n, hidden] -> [n, hidden], without the residual."""
+        weights = self.layers[layer]
+        x = self._norm(x, weights.mlp_norm)
+        return (functional.silu(x @ weights.gate) * (x @ weights.up)) @ weights.down
+
+    def next_tokens(self, x: Tensor) -> Tensor:
+        """Greedy choice. [n, hidden] -> [n] int64"""
+        return (self._norm(x, self.final_norm) @ self.head).argmax(dim=1)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(x, (x.shape[-1],), weight, eps=1e-6)
+
+    def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [n, 1, dim/2]; angles in float64, so that a position's rotation is exact and the same
+        whatever batch it is computed in."""
+        angles = positions.to(torch.float64)[:, None, None] * self._inverse_frequency
+        return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding, halves layout. x: [n, heads, dim]"""
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)

@@ -1,0 +1,330 @@
+"""A prefill engine's work on one forward batch: load cached KV, compute new KV, send it on, layer by layer.
+
+Three threads meet at each layer: the loader fills layer i+1 while the computer works on layer i and the sender
+empties layer i-1. Device memory has `layers_held` slots; layer i uses slot i % layers_held. The two compute
+functions are the ablation: `compute_layerwise` starts a layer as soon as it is loaded and hands it on as soon as it is
+computed (two slots); `compute_whole` waits for all and hands on all (as many slots as layers).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+from dualpath.core.cluster import Cluster
+from dualpath.core.errors import CorruptBlockError
+from dualpath.core.hops import Route, Stage
+from dualpath.engine.data_path import DataPath
+from dualpath.engine.exact import TileRows, choose_exact, layer_tile
+from dualpath.engine.memory import BlockGeometry
+from dualpath.engine.messages import BatchComputed, BatchSent, CheckedBlock, ChunkWork, PrefillBatch
+from dualpath.engine.model import Model
+from dualpath.engine.transport import Piece, Transport
+
+
+@dataclass(slots=True)
+class _Part:
+    """A chunk and where its tokens lie in device memory: rows [row, row + cached + new)."""
+
+    work: ChunkWork
+    row: int
+    token_ids: Tensor  # [new]
+    digests: list[xxhash.xxh3_64] = field(default_factory=list)  # per hit block, with verification
+
+    @property
+    def cached(self) -> int:
+        return self.work.cached_tokens
+
+    @property
+    def new(self) -> int:
+        return len(self.token_ids)
+
+
+class _Batch:
+    """A forward batch and how far each layer is."""
+
+    def __init__(self, number: int, parts: list[_Part], layers: int) -> None:
+        self.number = number
+        self.parts = parts
+        self.loaded = [threading.Event() for _ in range(layers)]
+        self.computed = [threading.Event() for _ in range(layers)]
+        self.sent = [threading.Event() for _ in range(layers)]
+
+
+class PrefillEngine:
+    """Runs batches in order. `submit` returns at once; `emit` gets BatchComputed and BatchSent."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        engine: int,
+        model: Model,
+        transport: Transport,
+        path: DataPath,
+        emit: Callable[[BatchComputed | BatchSent], None],
+        *,
+        layerwise: bool,
+        moves_kv: bool,
+        deterministic: bool,
+        verify: bool,
+    ) -> None:
+        self._cluster = cluster
+        self._engine = engine
+        self._model = model
+        self._transport = transport
+        self._path = path
+        self._emit = emit
+        self._moves_kv = moves_kv
+        self._deterministic = deterministic
+        self._verify = verify and moves_kv
+        self._geometry = BlockGeometry.of(cluster)
+        self._layers = cluster.model.layers
+        self.checked: list[CheckedBlock] = []
+
+        self._held = min(2, self._layers) if layerwise else self._layers
+        rows = cluster.memory.prefill_hbm_bytes // (self._held * cluster.model.kv_layer_bytes)
+        rows = rows // cluster.block_tokens * cluster.block_tokens
+        self._hbm = torch.zeros(  # [layers held, tokens, E]
+            self._held, rows, cluster.model.kv_elements, dtype=model.dtype, device=model.device
+        )
+        self._hbm_bytes = self._hbm.view(torch.uint8).view(-1)
+        self._hbm_name = f"hbm/{engine}"
+        transport.register(self._hbm_name, self._hbm_bytes)
+        self._layer_bytes = rows * cluster.model.kv_layer_bytes
+
+        self._compute = self._compute_layerwise if layerwise else self._compute_whole
+        self._queues: list[queue.SimpleQueue[_Batch]] = [queue.SimpleQueue() for _ in range(3)]
+        slot_free = [threading.Event() for _ in range(self._held)]
+        for event in slot_free:
+            event.set()
+        self._slot_free = slot_free  # when the layer that used the slot last has been sent; the loader's alone
+
+    def start(self, spawn: Callable[[str, Callable[[], None]], None]) -> None:
+        """Run the three stages in threads of their own. spawn(name, body) starts one."""
+        spawn("loader", lambda: self._serve(0, self._load))
+        spawn("computer", lambda: self._serve(1, self._compute))
+        spawn("sender", lambda: self._serve(2, self._send))
+
+    def submit(self, message: PrefillBatch) -> None:
+        parts: list[_Part] = []
+        row = 0
+        for work in message.chunks:
+            token_ids = torch.from_numpy(np.frombuffer(work.token_ids, dtype=np.int32).astype(np.int64))
+            part = _Part(work, row, token_ids.to(self._model.device))
+            if self._verify:
+                part.digests = [xxhash.xxh3_64() for _ in work.hit_blocks]
+            parts.append(part)
+            row += self._cluster.blocks(part.cached + part.new) * self._cluster.block_tokens
+        assert row <= self._hbm.shape[1], "the scheduler counts device memory"
+        batch = _Batch(message.batch, parts, self._layers)
+        for batches in self._queues:
+            batches.put(batch)
+
+    def _serve(self, stage: int, work: Callable[[_Batch], None]) -> None:
+        while True:
+            work(self._queues[stage].get())
+
+    # --- loader ----------------------------------------------------------------------------------------------------
+
+    def _load(self, batch: _Batch) -> None:
+        for layer in range(self._layers):
+            slot = layer % self._held
+            self._slot_free[slot].wait()
+            self._slot_free[slot] = batch.sent[layer]
+            if self._moves_kv:
+                for part in batch.parts:
+                    self._load_part(part, layer)
+            batch.loaded[layer].set()
+        if self._verify:
+            for part in batch.parts:
+                self._compare(part)
+
+    def _load_part(self, part: _Part, layer: int) -> None:
+        work = part.work
+        own, other = f"buffer/{self._engine}", f"buffer/{work.decode_engine}"
+        sources: tuple[tuple[Stage, Route, str, list[int], int, int], ...] = (
+            ("load-prefill", "prefill", own, work.prefill_slots, 0, work.prefill_tokens),
+            ("load-decode", "decode", other, work.decode_slots, work.prefill_tokens, work.hit_tokens),
+            # what earlier chunks computed has left this engine and comes back
+            ("load-decode", "miss", other, work.decode_slots, work.hit_tokens, work.cached_tokens),
+        )
+        for stage, route, region, slots, first, end in sources:
+            if first == end:
+                continue
+            pieces = list(self._geometry.pieces(slots, layer, first, end - first, self._offset(part, layer, first)))
+            self._path.move(
+                stage,
+                route,
+                end - first,
+                1,
+                self._engine,
+                work.decode_engine,
+                lambda region=region, pieces=pieces: self._transport.read(region, self._hbm_name, pieces).wait(),  # type: ignore[misc]
+            )
+        for block, digest in enumerate(part.digests):
+            start = self._offset(part, layer, block * self._cluster.block_tokens)
+            end = start + self._cluster.block_tokens * self._geometry.entry_bytes
+            digest.update(self._hbm_bytes[start:end].cpu().numpy().data)
+
+    def _offset(self, part: _Part, layer: int, token: int) -> int:
+        """Byte offset of a chunk's token in device memory."""
+        return layer % self._held * self._layer_bytes + (part.row + token) * self._geometry.entry_bytes
+
+    def _compare(self, part: _Part) -> None:
+        """A Full Block is exactly its Layer Blocks in a row, so its checksum can be taken as they arrive."""
+        for block, (ref, digest) in enumerate(zip(part.work.hit_blocks, part.digests, strict=True)):
+            route = "prefill" if block * self._cluster.block_tokens < part.work.prefill_tokens else "decode"
+            found = digest.intdigest()
+            self.checked.append(
+                CheckedBlock(part.work.request, block, ref.key, "prefill_hbm", route, ref.location.checksum, found)
+            )
+            if found != ref.location.checksum:
+                raise CorruptBlockError(
+                    f"block {ref.key.hex()} arrived in the HBM of prefill engine {self._engine} on the {route} route "
+                    f"with xxh3_64 {found:016x}, was written with {ref.location.checksum:016x}"
+                )
+
+    # --- computer --------------------------------------------------------------------------------------------------
+
+    def _compute_layerwise(self, batch: _Batch) -> None:
+        batch.loaded[0].wait()
+        start_ns = time.monotonic_ns()
+        x = self._embed(batch)
+        for layer in range(self._layers):
+            batch.loaded[layer].wait()
+            x = self._layer(batch, layer, x)
+            batch.computed[layer].set()
+        self._finish(batch, x, start_ns)
+
+    def _compute_whole(self, batch: _Batch) -> None:
+        batch.loaded[-1].wait()
+        start_ns = time.monotonic_ns()
+        x = self._embed(batch)
+        for layer in range(self._layers):
+            x = self._layer(batch, layer, x)
+        for layer in range(self._layers):
+            batch.computed[layer].set()
+        self._finish(batch, x, start_ns)
+
+    def _embed(self, batch: _Batch) -> list[Tensor]:
+        """Hidden states: one tensor for the whole batch, or one per tile in deterministic mode."""
+        if not self._deterministic:
+            return [self._model.embed(torch.cat([part.token_ids for part in batch.parts]))]
+        return [
+            rows.spread(self._model.embed(part.token_ids[first : first + rows.num]))
+            for part in batch.parts
+            for first, rows in self._tiles(part)
+        ]
+
+    def _layer(self, batch: _Batch, layer: int, x: list[Tensor]) -> list[Tensor]:
+        if self._deterministic:
+            return self._layer_exact(batch, layer, x)
+        model = self._model
+        hidden = x[0]
+        positions = torch.cat(
+            [torch.arange(part.cached, part.cached + part.new, device=hidden.device) for part in batch.parts]
+        )
+        queries, entries = model.project(layer, hidden, positions)
+        mixed: list[Tensor] = []
+        first = 0
+        for part in batch.parts:
+            rows = self._rows(part, layer)
+            rows[part.cached :] = entries[first : first + part.new]
+            mixed.append(model.attend(layer, queries[first : first + part.new], rows, part.cached))
+            first += part.new
+        hidden = hidden + torch.cat(mixed)
+        return [hidden + model.feed_forward(layer, hidden)]
+
+    def _layer_exact(self, batch: _Batch, layer: int, x: list[Tensor]) -> list[Tensor]:
+        states = iter(x)
+        computed: list[Tensor] = []
+        for part in batch.parts:
+            for _, rows in self._tiles(part):
+
+                def exchange(layer: int, entries: Tensor, part: _Part = part, rows: TileRows = rows) -> Tensor:
+                    context = self._hbm[layer % self._held, part.row : part.row + rows.start + rows.tile]
+                    context[rows.start + rows.first :][: rows.num] = entries
+                    return context
+
+                computed.append(layer_tile(self._model, layer, next(states), rows, exchange))
+        return computed
+
+    def _rows(self, part: _Part, layer: int) -> Tensor:
+        """A chunk's cache entries in one layer. [cached + new, E]"""
+        return self._hbm[layer % self._held, part.row : part.row + part.cached + part.new]
+
+    def _tiles(self, part: _Part) -> list[tuple[int, TileRows]]:
+        """(index of the first new token, rows) of each aligned tile that new tokens fall into."""
+        tile = self._cluster.block_tokens
+        tiles: list[tuple[int, TileRows]] = []
+        position, end = part.cached, part.cached + part.new
+        while position < end:
+            num = min(tile - position % tile, end - position)
+            tiles.append((position - part.cached, TileRows(position, num, tile)))
+            position += num
+        return tiles
+
+    def _finish(self, batch: _Batch, x: list[Tensor], start_ns: int) -> None:
+        first_tokens: list[tuple[int, int]] = []
+        if self._deterministic:
+            states = iter(x)
+            for part in batch.parts:
+                state = torch.cat([rows.take(next(states)) for _, rows in self._tiles(part)])[-1]
+                if part.work.last:
+                    position = part.cached + part.new - 1
+                    token = choose_exact(self._model, state, position, self._cluster.block_tokens)
+                    first_tokens.append((part.work.request, int(token)))
+        else:
+            ends = torch.tensor([part.new for part in batch.parts]).cumsum(0) - 1
+            tokens = self._model.next_tokens(x[0][ends])
+            first_tokens = [
+                (part.work.request, int(token))
+                for part, token in zip(batch.parts, tokens, strict=True)
+                if part.work.last
+            ]
+        zero_ns = self._path.zero_ns
+        self._emit(BatchComputed(time.monotonic_ns() - zero_ns, start_ns - zero_ns, batch.number, first_tokens))
+
+    # --- sender ----------------------------------------------------------------------------------------------------
+
+    def _send(self, batch: _Batch) -> None:
+        for layer in range(self._layers):
+            batch.computed[layer].wait()
+            if self._moves_kv:
+                for part in batch.parts:
+                    self._send_part(part, layer)
+            batch.sent[layer].set()
+        self._emit(BatchSent(time.monotonic_ns() - self._path.zero_ns, batch.number))
+
+    def _send_part(self, part: _Part, layer: int) -> None:
+        work = part.work
+        first_chunk = work.cached_tokens == work.hit_tokens
+        ranges: tuple[tuple[Route, int, int], ...] = (
+            ("prefill", 0, work.prefill_tokens if first_chunk else 0),  # the DE has no hit KV of the PE read path
+            ("miss", part.cached, part.cached + part.new),
+        )
+        for route, first, end in ranges:
+            if first == end:
+                continue
+            pieces: list[Piece] = list(
+                self._geometry.pieces(work.decode_slots, layer, first, end - first, self._offset(part, layer, first))
+            )
+            self._path.move(
+                "forward",
+                route,
+                end - first,
+                1,
+                self._engine,
+                work.decode_engine,
+                lambda pieces=pieces: self._transport.write(  # type: ignore[misc]
+                    f"buffer/{work.decode_engine}", self._hbm_name, pieces
+                ).wait(),
+            )

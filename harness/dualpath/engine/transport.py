@@ -1,0 +1,79 @@
+"""Moving bytes between engines: one-sided access to memory that its owner registered.
+
+The shape is RDMA's, which comes next: regions are registered once and named, a peer connects to them, and the one
+that needs the bytes reads or writes them; the owner takes no part. Transports move bytes and nothing else: rates,
+lanes and counting are the data path's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Piece(NamedTuple):
+    """Consecutive bytes in a local and in a remote region."""
+
+    local_offset: int
+    remote_offset: int
+    num_bytes: int
+
+
+class Completion(Protocol):
+    def wait(self) -> None:
+        """Block until the bytes have arrived. Raises WorkerError where they cannot."""
+
+
+class Transport(Protocol):
+    """Contract: `read` and `write` may return before the bytes have moved; source and destination must stay
+    untouched until the completion. Regions are flat byte tensors [num_bytes]. Thread-safe."""
+
+    def register(self, name: str, region: Tensor) -> None:
+        """Make local memory usable as source and destination."""
+
+    def read(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
+        """Bring pieces of a remote region into a local one."""
+
+    def write(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
+        """Put pieces of a local region into a remote one."""
+
+
+class _Done:
+    def wait(self) -> None:
+        return
+
+
+class SharedMemoryTransport:
+    """Processes of one host: a peer's region is the same memory, mapped here too, and a transfer is a copy."""
+
+    def __init__(self) -> None:
+        self._regions: dict[str, Tensor] = {}
+
+    def register(self, name: str, region: Tensor) -> None:
+        assert name not in self._regions, f"region {name} registered twice"
+        self._regions[name] = region
+
+    def connect(self, name: str, region: Tensor) -> None:
+        """A peer's region, as mapped by this process."""
+        self.register(name, region)
+
+    def read(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
+        source, target = self._regions[remote], self._regions[local]
+        for piece in pieces:
+            target[piece.local_offset : piece.local_offset + piece.num_bytes].copy_(
+                source[piece.remote_offset : piece.remote_offset + piece.num_bytes]
+            )
+        return _DONE
+
+    def write(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
+        source, target = self._regions[local], self._regions[remote]
+        for piece in pieces:
+            target[piece.remote_offset : piece.remote_offset + piece.num_bytes].copy_(
+                source[piece.local_offset : piece.local_offset + piece.num_bytes]
+            )
+        return _DONE
+
+
+_DONE = _Done()

@@ -1,0 +1,85 @@
+"""What every result must be able to answer: which commit, host and versions, and what stood in for what."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dualpath.core.cluster import Cluster
+
+_PACKAGES = ("dualpath", "torch", "numpy", "pyarrow", "polars", "pyzmq", "msgspec", "xxhash")
+
+
+def repository() -> dict[str, Any]:
+    """Commit of the checkout this package runs from, and whether it was changed; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            result = subprocess.run(
+                ["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return result.stdout.strip() if result.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    status = git("status", "--porcelain")
+    return {"commit": commit, "dirty": None if status is None else bool(status)}
+
+
+def host() -> dict[str, Any]:
+    """The machine, without its name."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel": platform.release(),
+        "system": platform.system(),
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def stand_ins(cluster: Cluster, filesystem: str, *, null: bool) -> list[tuple[str, str, str]]:
+    """(part, what is real, what stands in here): DESIGN section 6, for this run."""
+    if null:
+        return [("engine", "processes, control messages, scheduler, recording", "every command completes at once")]
+    paced = "bytes really move; pacing across processes enforces the rate"
+    snic = "no pacing" if cluster.snic_bytes_per_s is None else f"paced to {cluster.snic_bytes_per_s / 1e6:,.0f} MB/s"
+    cnic = "no pacing" if cluster.cnic_bytes_per_s is None else f"paced to {cluster.cnic_bytes_per_s / 1e6:,.0f} MB/s"
+    return [
+        (
+            "model",
+            "torch transformer, prefill and decode with paged KV",
+            f"{cluster.model.name}: small, random weights",
+        ),
+        ("engines", "one process each, control over ZeroMQ", "all on one host"),
+        ("HBM", "sizes are limits the scheduler keeps", "host memory of the engine's process"),
+        ("storage", "Full Blocks in files, checksummed", f"a directory on {filesystem}"),
+        ("SNIC", paced, snic),
+        ("CNIC", f"{paced}; KV lane only, no collectives run beside it", cnic),
+        ("RDMA between engines", "one-sided reads and writes", "shared memory of one host"),
+    ]
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()
