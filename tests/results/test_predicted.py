@@ -36,6 +36,7 @@ def test_sums_over_buckets_of_the_kv_lane_are_compared(run: Run) -> None:
 def test_the_first_difference_is_named(run: Run) -> None:
     found = compare_bytes(run, [("snic", 0, None, "read", "prefill", 301), EQUAL[1]])
     assert not found.is_equal
+    assert found.num_unlike == 1
     assert found.first_difference == ("snic P0 read prefill: counted 300 B, predicted 301 B (-1 B); 1 of 2 rows differ")
 
 

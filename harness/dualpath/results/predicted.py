@@ -24,6 +24,10 @@ class BytesComparison:
     first_difference: str | None  # None: equal everywhere
 
     @property
+    def num_unlike(self) -> int:
+        return self.rows.filter(pl.col("counted") != pl.col("predicted")).height
+
+    @property
     def is_equal(self) -> bool:
         return self.first_difference is None
 

@@ -1,0 +1,148 @@
+"""Runs sorted into cells of a table: one cluster x arm x workload each, with its repeats. Void runs are kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from dualpath.core.arms import ARMS
+from dualpath.results.bound import Bound, jct_s, snic_bound
+from dualpath.results.compare import Comparison, compare
+from dualpath.results.metrics import summary
+from dualpath.results.run import Run
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Repeats of one configuration, results only. Numbers are means over the repeats unless said otherwise."""
+
+    group: str  # the cluster's name, and what tells its workloads apart where it ran several
+    workload: tuple[object, ...]
+    arm: str
+    runs: tuple[Run, ...]  # by repeat
+
+    @cached_property
+    def jcts_s(self) -> tuple[float, ...]:
+        return tuple(jct_s(run) for run in self.runs)
+
+    @property
+    def jct_s(self) -> float:
+        return sum(self.jcts_s) / len(self.jcts_s)
+
+    @cached_property
+    def middle(self) -> Run:
+        """The repeat with the (lower) median JCT: the one that figures over time show."""
+        order = sorted(range(len(self.runs)), key=lambda index: self.jcts_s[index])
+        return self.runs[order[(len(order) - 1) // 2]]
+
+    @cached_property
+    def numbers(self) -> dict[str, float | None]:
+        """Every summary metric in its raw unit; None where a repeat does not have it."""
+        found = [summary(run) for run in self.runs]
+        return {tag: _mean([numbers[tag] for numbers in found]) for tag in found[0]}
+
+    @cached_property
+    def bound(self) -> Bound | None:
+        return snic_bound(self.middle)
+
+    @property
+    def num_snics(self) -> int:
+        """Storage NICs the arm may read with."""
+        return len(self.middle.read_nodes())
+
+    @property
+    def directories(self) -> tuple[str, ...]:
+        return tuple(str(run.directory) for run in self.runs)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything a report may show."""
+
+    runs: tuple[Run, ...]
+    cells: tuple[Cell, ...]  # by group, then arm in the order of the paper's ablation
+    void: tuple[Run, ...]
+    null: tuple[Run, ...]  # of the null engine: they measure the harness, not an arm
+
+    @property
+    def groups(self) -> list[str]:
+        return list(dict.fromkeys(cell.group for cell in self.cells))
+
+    def of_group(self, group: str) -> list[Cell]:
+        return [cell for cell in self.cells if cell.group == group]
+
+    def cell(self, group: str, arm: str) -> Cell | None:
+        return next((cell for cell in self.cells if (cell.group, cell.arm) == (group, arm)), None)
+
+    def speed_up(self, cell: Cell, baseline_arm: str) -> Comparison | None:
+        """Of `cell` over the baseline arm of its group; None for the baseline itself, or without one."""
+        baseline = self.cell(cell.group, baseline_arm)
+        return None if baseline is None or baseline is cell else compare(baseline.runs, cell.runs)
+
+
+def gather(runs: Iterable[Run]) -> Evidence:
+    """Sort runs into cells."""
+    runs = tuple(runs)
+    results = [run for run in runs if not run.void and run.manifest.backend != "null"]
+    names = _group_names(results)
+    sorted_runs: dict[tuple[str, tuple[object, ...], str], list[Run]] = {}
+    for run in results:
+        sorted_runs.setdefault((names[_group(run)], _workload(run), run.arm), []).append(run)
+    cells = [
+        Cell(group, workload, arm, tuple(sorted(found, key=lambda run: run.manifest.repeat)))
+        for (group, workload, arm), found in sorted_runs.items()
+    ]
+    return Evidence(
+        runs=runs,
+        cells=tuple(sorted(cells, key=lambda cell: (cell.group, arm_order(cell.arm)))),
+        void=tuple(run for run in runs if run.void),
+        null=tuple(run for run in runs if run.manifest.backend == "null" and not run.void),
+    )
+
+
+def arm_order(arm: str) -> tuple[int, str]:
+    """Sort key: the paper's ablation order, then arms of one's own by name."""
+    order = list(ARMS)
+    return (order.index(arm) if arm in order else len(order), arm)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if len(present) == len(values) else None
+
+
+def _workload(run: Run) -> tuple[object, ...]:
+    """What two runs must share for their times to be comparable."""
+    trace, feed = run.manifest.trace, run.manifest.feed
+    feed_key = (feed.mode, feed.rate_per_s, feed.gap_scale)
+    work = (trace.name, trace.sha256[:8], str(trace.scale), trace.max_len, trace.agents)
+    return (run.manifest.backend, run.manifest.deterministic, *work, *feed_key)
+
+
+_WORKLOAD_WORDS = (
+    "{}",
+    "deterministic {}",
+    "trace {}",
+    "sha256 {}",
+    "scale {}",
+    "max length {}",
+    "{} agents",
+    "{}",
+    "{} agents/s",
+    "gaps x {}",
+)
+
+
+def _group(run: Run) -> tuple[object, ...]:
+    return (run.cluster.name, *_workload(run))
+
+
+def _group_names(runs: list[Run]) -> dict[tuple[object, ...], str]:
+    """Group -> name: the cluster's, followed by those parts of the workload that are not the same in all runs."""
+    groups = list(dict.fromkeys(_group(run) for run in runs))
+    varying = [index for index in range(1, len(_WORKLOAD_WORDS) + 1) if len({group[index] for group in groups}) > 1]
+    return {
+        group: " · ".join([str(group[0]), *(_WORKLOAD_WORDS[index - 1].format(group[index]) for index in varying)])
+        for group in groups
+    }

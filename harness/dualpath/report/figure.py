@@ -1,0 +1,63 @@
+"""A drawn figure as what a page needs: SVG that follows the page's colours, a PNG file, and the words under it."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure as Drawing
+
+from dualpath.report.style import INKS, PAPER
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """`caption` says how to read it and what it does not show."""
+
+    id: str
+    title: str
+    caption: str
+    svg: str  # for use inside a page: no XML head, ids of its own, inks as CSS variables
+    png: bytes  # on paper colour, for Markdown and mail
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.id}.png"
+
+    def save(self, folder: Path) -> None:
+        (folder / self.file_name).write_bytes(self.png)
+
+
+def finish(drawing: Drawing, id: str, title: str, caption: str) -> Figure:
+    """Render a matplotlib figure and close it."""
+    svg, png = io.StringIO(), io.BytesIO()
+    drawing.savefig(svg, format="svg", bbox_inches="tight", pad_inches=0.04, metadata={"Date": None})
+    drawing.savefig(png, format="png", dpi=170, bbox_inches="tight", pad_inches=0.12, facecolor=PAPER)
+    plt.close(drawing)
+    return Figure(id, title, caption, _inline(svg.getvalue(), id, title), png.getvalue())
+
+
+def _inline(svg: str, id: str, title: str) -> str:
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="([^"]+)"', rf'id="{id}-\1"', body)
+    body = re.sub(r"url\(#([^)]+)\)", rf"url(#{id}-\1)", body)
+    body = re.sub(r'href="#([^"]+)"', rf'href="#{id}-\1"', body)
+    body = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", body)
+    body = re.sub(r"(\d\.\d{2})\d+", r"\1", body)  # a hundredth of a point is finer than any screen
+    for ink, variable in INKS.items():
+        body = body.replace(ink, f"var({variable})")
+    width = re.search(r'width="([0-9.]+)pt"', body)
+    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
+    points = float(width.group(1)) if width else 540.0
+    body = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"',
+        rf'\1 style="width:100%;min-width:{min(points, 560):.0f}px;max-width:{points * 1.6:.0f}px"',
+        body,
+        count=1,
+    )
+    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return body.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

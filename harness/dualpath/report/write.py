@@ -1,0 +1,76 @@
+"""Writes a report: index.html (one self-contained page), report.md, checks.json and figures/*.png."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+
+from dualpath.core.errors import RunError
+from dualpath.report import style
+from dualpath.report.cells import gather
+from dualpath.report.sections import caveats, headline, sections
+from dualpath.results.checks import Check, write_checks
+from dualpath.results.run import Run, load_runs
+
+
+def write_report(
+    run_dirs: Iterable[str | Path], out_dir: str | Path, *, title: str, checks: Sequence[Check] = ()
+) -> Path:
+    """Report on any set of run directories and return the page's path.
+
+    Raises RunError for a directory that cannot be read, or where no directory is given. A void run is no error: it is
+    listed with its reasons.
+    """
+    return write_report_of(load_runs(run_dirs), out_dir, title=title, checks=checks)
+
+
+def write_report_of(runs: Sequence[Run], out_dir: str | Path, *, title: str, checks: Sequence[Check] = ()) -> Path:
+    """The same for runs already loaded. No run at all is allowed only with checks that say so."""
+    if not runs and not checks:
+        raise RunError("nothing to report on: no run directory was given")
+    style.apply()
+    evidence = gather(runs)
+    shown = sections(evidence, checks)
+    content: dict[str, object] = {
+        "title": title,
+        "tiles": headline(evidence, checks),
+        "caveats": caveats(evidence),
+        "sections": shown,
+        "counts": (len(evidence.runs), len(evidence.void)),
+    }
+    out_dir = Path(out_dir)
+    figures = out_dir / "figures"
+    try:
+        figures.mkdir(parents=True, exist_ok=True)
+        for stale in figures.glob("*.png"):
+            stale.unlink()
+        for section in shown:
+            for figure in section.figures:
+                figure.save(figures)
+        page = out_dir / "index.html"
+        page.write_text(_render("page.html", content), encoding="utf-8")
+        (out_dir / "report.md").write_text(_render("page.md", content), encoding="utf-8")
+        write_checks(checks, out_dir / "checks.json")
+    except OSError as error:
+        raise RunError(f"{out_dir}: the report cannot be written ({error.strerror}); choose another folder") from error
+    return page
+
+
+def _render(template: str, content: dict[str, object]) -> str:
+    source = resources.files("dualpath.report").joinpath(template).read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=template.endswith(".html"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = _markdown_cell
+    return environment.from_string(source).render(content)
+
+
+def _markdown_cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
