@@ -74,6 +74,7 @@ def write_run(
     cluster: str = "cpu-1p1d",
     prefill: tuple[int, int] = (1, 1),
     decode: tuple[int, int] = (1, 1),
+    cluster_keys: Row | None = None,
     **manifest: Any,
 ) -> Path:
     """Write a run directory. Keyword arguments replace keys of run.json, dicts are merged."""
@@ -119,6 +120,7 @@ def write_run(
         "coordinator": {"busy_ns": 3 * MS, "turns": len(turns)},
         "stand_ins": [["storage", "3FS", "a local directory"]],
     }
+    run["cluster"].update(cluster_keys or {})
     for key, value in manifest.items():
         run[key] = {**run[key], **value} if isinstance(value, dict) else value
     (directory / "run.json").write_text(json.dumps(run), encoding="utf-8")

@@ -23,9 +23,7 @@ def test_pooled_snic_time_and_how_close_the_run_came(tmp_path: Path) -> None:
 
 def test_no_bound_without_reads_or_rates(tmp_path: Path) -> None:
     assert snic_bound(Run.load(write_run(tmp_path / "a", TURNS, arm="oracle"))) is None
-    native = write_run(tmp_path / "b", TURNS)
-    text = (native / "run.json").read_text().replace('"snic_bytes_per_s": 1000000.0', '"snic_bytes_per_s": null')
-    (native / "run.json").write_text(text)
+    native = write_run(tmp_path / "b", TURNS, cluster_keys={"snic_bytes_per_s": None})
     assert snic_bound(Run.load(native)) is None
 
 

@@ -75,7 +75,7 @@ def caveats(evidence: Evidence) -> list[str]:
 def sections(evidence: Evidence, checks: Sequence[Check]) -> list[Section]:
     """Every section that has something to show."""
     found = [
-        _checks(checks),
+        *_checks(checks),
         Section(
             "speed",
             "How much faster",
@@ -138,9 +138,14 @@ def sections(evidence: Evidence, checks: Sequence[Check]) -> list[Section]:
     return [section for section in found if section.figures or section.tables]
 
 
-def _checks(checks: Sequence[Check]) -> Section:
+def _checks(checks: Sequence[Check]) -> list[Section]:
+    """What failed, in the open; then every check, folded."""
+    failed = [check for check in checks if not check.passed]
     text = "Every number this report had to show, with the bound it was held against; checks.json has the same rows."
-    return Section("checks", "Checks", text, (), _filled(tables.checks_table(checks)))
+    return [
+        Section("failed", "Checks that failed", "", (), _filled(tables.checks_table("Checks that failed", failed))),
+        Section("checks", "Checks", text, (), _filled(tables.checks_table("Checks", checks)), is_folded=True),
+    ]
 
 
 def _has(evidence: Evidence, arm: str) -> bool:

@@ -19,7 +19,7 @@ from dualpath.results.run import Run
 from dualpath.results.steady import RULE, steady_window
 
 
-def checks_table(checks: Iterable[Check]) -> Table:
+def checks_table(title: str, checks: Iterable[Check]) -> Table:
     rows = [
         (
             "✓ pass" if check.passed else "✗ fail",
@@ -32,7 +32,7 @@ def checks_table(checks: Iterable[Check]) -> Table:
         )
         for check in checks
     ]
-    return table("Checks", ("|", "check|", "what it says|", "value", "bound", "unit|", "note|"), rows)
+    return table(title, ("|", "check|", "what it says|", "value", "bound", "unit|", "note|"), rows)
 
 
 def speed(evidence: Evidence) -> Table:

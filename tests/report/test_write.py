@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dualpath.core.errors import RunError
+from dualpath.report.write import write_report
+from dualpath.results.checks import at_least, at_most
+from synthetic import MS, S, link, turn, write_run
+
+
+class _Page(HTMLParser):
+    """Collects ids, the targets of links and sources, and whether every tag is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.targets: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+        self._collect(attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._collect(attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def _collect(self, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href", "data", "action", "poster"):
+                self.targets.append(value or "")
+
+
+def _parse(page: Path) -> tuple[str, _Page]:
+    text = page.read_text(encoding="utf-8")
+    found = _Page()
+    found.feed(text)
+    return text, found
+
+
+def _arm(directory: Path, arm: str, end_s: float, **manifest: Any) -> Path:
+    """Ten agents of two turns on 1P1D; dual-path arms read with both storage NICs."""
+    rows = []
+    for index in range(10):
+        middle = int((0.1 + index / 100) * S)
+        rows += [turn(f"t{index}", 0, 0, middle), turn(f"t{index}", 1, middle, int(end_s * S * (10 + index) / 19))]
+    sides = (0,) if arm == "layerwise" else (0, 1)
+    links = [
+        link(step * 100 * MS, 90_000, node=node, route="decode" if node else "prefill")
+        for step in range(int(end_s * 10))
+        for node in sides
+    ]
+    links.append(link(0, 5, resource="cnic", node=1, engine=1, direction="write", route="miss"))
+    return write_run(directory, rows, links, arm=arm, **manifest)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with two repeated arms, a void run, a null run and checks; returns its folder."""
+    root = tmp_path_factory.mktemp("full")
+    runs = [
+        _arm(root / f"{arm}-{repeat}", arm, end_s + repeat / 50, repeat=repeat)
+        for arm, end_s in (("layerwise", 8.0), ("dualpath", 4.0))
+        for repeat in range(2)
+    ]
+    runs.append(write_run(root / "gone", [], status="void", reasons=["engine <DE0> died"], arm="split"))
+    runs.append(write_run(root / "null", [turn("a", 0, 0, S)], backend="null", arm="dualpath"))
+    checks = [at_least("a.good", "fast enough", 1.9, 1.8, rows=["r"]), at_most("a.bad", "noise", None, 0.03, note="x")]
+    write_report(runs, root / "out", title="A & B", checks=checks)
+    return root / "out"
+
+
+def test_the_page_stands_alone(full: Path) -> None:
+    text, page = _parse(full / "index.html")
+    assert page.open == []
+    assert all(target.startswith(("#", "data:")) for target in page.targets)
+    assert {target[1:] for target in page.targets if target.startswith("#")} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+    assert "<script" not in text
+
+
+def test_the_page_says_what_it_must(full: Path) -> None:
+    text, _ = _parse(full / "index.html")
+    for words in (
+        "A &amp; B",
+        "2.00×",  # speed-up of dualpath over layerwise
+        "✓ pass",
+        "✗ fail",
+        "engine &lt;DE0&gt; died",
+        "a local directory",  # what stands in
+        "abababababab",  # trace sha256
+        "0123456789",  # commit
+        "ext4",
+        "null engine",
+    ):
+        assert words in text, words
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport"' in text
+
+
+def test_figures_follow_the_colour_scheme_of_the_page(full: Path) -> None:
+    text, _ = _parse(full / "index.html")
+    svg = text[text.index("<svg") :]
+    assert "var(--ink)" in svg
+    assert not re.search(r"#1c2530|#697586|#dfe4ea|#000000", svg, re.IGNORECASE)
+
+
+def test_every_figure_of_a_full_report_is_drawn_once(full: Path) -> None:
+    names = {path.stem for path in (full / "figures").glob("*.png")}
+    assert names == {
+        "ties",
+        "speed-up-layerwise",
+        "utilisation-snic-cpu-1p1d",
+        "utilisation-cnic-cpu-1p1d",
+        "balance",
+        "ttft",
+        "completion",
+        "noise",
+    }
+
+
+def test_void_runs_are_listed_and_never_drawn(full: Path) -> None:
+    markdown = (full / "report.md").read_text(encoding="utf-8")
+    assert "| cpu-1p1d | split | 0 | engine <DE0> died |" in markdown
+    drawn = markdown[markdown.index("### Time and speed-up") : markdown.index("## What the links did")]
+    assert "split" not in drawn
+
+
+def test_markdown_names_the_figures_that_exist(full: Path) -> None:
+    markdown = (full / "report.md").read_text(encoding="utf-8")
+    files = re.findall(r"!\[[^]]*\]\(([^)]+)\)", markdown)
+    assert len(files) == 8
+    assert all((full / name).stat().st_size > 1000 for name in files)
+
+
+def test_markdown_tables_have_as_many_cells_as_headings(full: Path) -> None:
+    widths: list[int] = []
+    for line in (full / "report.md").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("|"):
+            assert len(set(widths)) <= 1
+            widths = []
+            continue
+        widths.append(len(re.split(r"(?<!\\)\|", line)))
+
+
+def test_checks_json_is_written_beside_the_page(full: Path) -> None:
+    found = json.loads((full / "checks.json").read_text())
+    assert [(row["id"], row["pass"]) for row in found] == [("a.good", True), ("a.bad", False)]
+
+
+def test_one_run_is_enough(tmp_path: Path) -> None:
+    page = write_report([_arm(tmp_path / "r", "dualpath", 2.0)], tmp_path / "out", title="One")
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert page == tmp_path / "out" / "index.html"
+    assert "the noise floor of these numbers is not known" in markdown
+    assert not (tmp_path / "out" / "figures" / "noise.png").exists()
+    assert not (tmp_path / "out" / "figures" / "speed-up-layerwise.png").exists()
+
+
+def test_only_void_runs_make_a_report_without_figures(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "r", [{**turn("a", 0, 0, S), "status": "unfinished", "end_ns": None}])
+    write_report([run], tmp_path / "out", title="Void")
+    assert list((tmp_path / "out" / "figures").iterdir()) == []
+    assert "1 of 1 turns did not finish" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_turns_of_one_token_have_no_second_token(tmp_path: Path) -> None:
+    rows = [turn("a", 0, 0, S, generate_tokens=1), turn("a", 1, S, 2 * S, generate_tokens=1)]
+    write_report([write_run(tmp_path / "r", rows, [link(0, 1000)])], tmp_path / "out", title="Short")
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "| cpu-1p1d | layerwise | 750 | 750 | 750 | – | – | – | – |" in markdown
+
+
+def test_native_links_are_shown_in_bytes_and_have_no_bound(tmp_path: Path) -> None:
+    native = {"snic_bytes_per_s": None, "cnic_bytes_per_s": None}
+    write_report([_arm(tmp_path / "r", "dualpath", 2.0, cluster_keys=native)], tmp_path / "out", title="Native")
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "no rate, hence no utilisation" in markdown
+    assert "| cpu-1p1d | dualpath | 1 | 2.00 | – | – | – | – | – | – |" in markdown
+
+
+def test_many_nics_become_a_heat_map(tmp_path: Path) -> None:
+    links = [link(step * 100 * MS, 50_000, node=node) for step in range(5) for node in range(10)]
+    run = write_run(tmp_path / "r", [turn("a", 0, 0, S)], links, prefill=(5, 1), decode=(5, 1), arm="dualpath")
+    write_report([run], tmp_path / "out", title="Wide")
+    _, page = _parse(tmp_path / "out" / "index.html")
+    assert any(target.startswith("data:image/png") for target in page.targets)
+
+
+def test_different_workloads_are_told_apart_and_never_compared(tmp_path: Path) -> None:
+    small = _arm(tmp_path / "a", "layerwise", 4.0)
+    other = _arm(tmp_path / "b", "dualpath", 2.0, trace={"scale": 0.5})
+    write_report([small, other], tmp_path / "out", title="Two")
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "| cpu-1p1d · scale 0.5 | dualpath | 1 | 2.00 | – |" in markdown
+    assert "| cpu-1p1d · scale 1.0 | layerwise | 1 | 4.00 | – |" in markdown
+
+
+def test_what_weakens_the_numbers_is_said_first(tmp_path: Path) -> None:
+    a = _arm(tmp_path / "a", "layerwise", 4.0, host={"name": "one"}, storage={"direct_io": False})
+    b = _arm(tmp_path / "b", "dualpath", 2.0, host={"name": "two"}, commit="ffff", dirty=True)
+    write_report([a, b], tmp_path / "out", title="Weak")
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    first = markdown[: markdown.index("## How much faster")]
+    for words in ("from 2 hosts", "from 2 commits", "1 of 2 runs were made with", "1 of 2 runs read storage"):
+        assert words in first
+
+
+def test_figures_of_an_earlier_report_do_not_linger(tmp_path: Path) -> None:
+    runs = [_arm(tmp_path / f"r{k}", "dualpath", 2.0, repeat=k) for k in range(2)]
+    write_report(runs, tmp_path / "out", title="Two")
+    assert (tmp_path / "out" / "figures" / "noise.png").exists()
+    write_report(runs[:1], tmp_path / "out", title="One")
+    assert not (tmp_path / "out" / "figures" / "noise.png").exists()
+
+
+def test_bad_input_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run directory was given"):
+        write_report([], tmp_path / "out", title="None")
+    with pytest.raises(RunError, match="no such run directory"):
+        write_report([tmp_path / "nowhere"], tmp_path / "out", title="None")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        write_report([write_run(tmp_path / "r", [turn("a", 0, 0, S)])], tmp_path / "file" / "out", title="x")
