@@ -1,0 +1,45 @@
+# Set-up happens by itself, in .venv, whenever pyproject.toml or constraints.txt change.
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup repro smoke test check format clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## create .venv and install the suite (happens by itself)
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install python3.11 and python3.11-venv, or call make PYTHON=..." >&2; exit 3; }
+	@echo "setting up .venv with $(PYTHON) (a few minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+repro: $(READY) ## the main job: replay the shipped trace under all arms, write reports/out/index.html (under 12 min)
+	@$(BIN)/python bench/cpu.py
+	@$(BIN)/python bench/native_load.py
+	@$(BIN)/python reports/cpu.py
+
+smoke: $(READY) ## trace to report in under 90 s, tiny trace, every arm on 1P1D
+	@$(BIN)/python bench/cpu.py --smoke bench/out/smoke
+	@$(BIN)/dualpath report bench/out/smoke/cpu-1p1d/*/r0 -o reports/out/smoke --title "Smoke: the tiny trace, every arm"
+
+test: $(READY) ## all tests (under 8 min)
+	@$(BIN)/python -m pytest
+
+check: $(READY) ## format, lint, types, import rules
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest tests/test_import_rules.py
+
+format: $(READY) ## reformat
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## delete everything that can be made again
+	@rm -rf .venv bench/out reports/out build harness/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,239 @@
+"""The command line: parse, call one function, print. The last line of stdout is JSON with --json.
+
+Exit codes: 0 done; 1 a check or comparison failed; 2 the run is void; 3 bad input; 130 interrupted before a run began.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from dualpath.core.arms import ARMS
+from dualpath.core.errors import DualpathError
+from dualpath.doctor import probe
+from dualpath.progress import TurnProgress
+from dualpath.replay import Plan, replay
+from dualpath.report.write import write_report
+from dualpath.results.compare import Interval, compare
+from dualpath.results.run import Run
+from dualpath.trace.commands import FORMATS, export_trace, import_trace, show_stats, synthesize_to, validate_file
+
+VOID, BAD_INPUT = 2, 3
+
+_PATH = click.Path(path_type=Path)
+
+
+class _Scale(click.ParamType):
+    name = "fraction"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
+        try:
+            scale = Fraction(value)
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"{value!r} is not a fraction; write 1/8 or 0.125", param, ctx)
+        if not 0 < scale <= 1:
+            self.fail(f"{value} is outside (0, 1]", param, ctx)
+        return scale
+
+
+def main() -> None:
+    """Entry point: our errors become one line on stderr and an exit code."""
+    try:
+        status = cli.main(standalone_mode=False)
+    except DualpathError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(BAD_INPUT)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(BAD_INPUT)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _example(*lines: str) -> str:
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="dualpath")
+def cli() -> None:
+    """Replay multi-turn agent traces through a prefill/decode engine whose KV cache lives in storage, and measure
+    which path its bytes should take."""
+
+
+@cli.command(epilog=_example("dualpath doctor --directory /mnt/nvme"))
+@click.option("--directory", type=_PATH, default=Path(), help="Where runs would keep their block store.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line of stdout.")
+def doctor(directory: Path, as_json: bool) -> None:
+    """Say what this machine offers: storage, memory, io_uring, GPU, RDMA, timers."""
+    findings = probe(directory)
+    console = _console()
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[yellow]--[/]"
+        hint = f"  [dim]{finding.hint}[/]" if finding.hint else ""
+        console.print(f"{mark} [bold]{finding.name}[/]: {finding.value}{hint}", soft_wrap=True)
+    _print_json(as_json, [asdict(finding) for finding in findings])
+
+
+@cli.command(
+    name="replay",
+    epilog=_example(
+        "dualpath replay traces/smoke.parquet --cluster bench/clusters/cpu-1p1d.toml --arm dualpath --agents 8 -o RUN",
+        "dualpath replay traces/agents-32k.parquet --cluster bench/clusters/cpu-1p2d.toml --arm split \\",
+        "    --agents 32 --scale 1/16 --max-len 768 -o RUN",
+    ),
+)
+@click.argument("trace", type=_PATH)
+@click.option("--cluster", type=_PATH, required=True, help="Cluster file (TOML); see bench/clusters/.")
+@click.option("--arm", type=click.Choice(list(ARMS)), required=True, help="How KV is loaded and requests are placed.")
+@click.option("-o", "--output", type=_PATH, required=True, help="Run directory to make.")
+@click.option("--agents", type=click.IntRange(1), required=True, help="How many trajectories to replay.")
+@click.option("--rate", type=float, help="Online: trajectories per second, Poisson. Default: all start together.")
+@click.option("--recorded", is_flag=True, help="Trajectories arrive when the trace says.")
+@click.option("--gap-scale", type=click.FloatRange(0), default=0.0, show_default=True, help="Factor on recorded gaps.")
+@click.option("--scale", type=_Scale(), default="1", show_default=True, help="Factor on all lengths, such as 1/8.")
+@click.option("--max-len", type=click.IntRange(2), help="Truncate trajectories at so many tokens, after scaling.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Token ids, weights, arrivals, copies.")
+@click.option("--repeat", type=click.IntRange(0), default=0, help="Number of this repeat, for the record.")
+@click.option("--store", type=_PATH, help="Block store to use and keep; blocks already in it are hits.")
+@click.option("--deterministic", is_flag=True, help="Batch-invariant arithmetic: bit-identical KV in every arm. Slow.")
+@click.option("--verify", is_flag=True, help="Check every hit block again after each transfer; write the blocks table.")
+@click.option("--null", is_flag=True, help="Engines that complete at once: measures the harness alone.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line of stdout.")
+def replay_command(
+    trace: Path,
+    cluster: Path,
+    arm: str,
+    output: Path,
+    agents: int,
+    rate: float | None,
+    recorded: bool,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Replay TRACE through the real engine, one arm, into a run directory."""
+    if rate is not None and recorded:
+        raise click.UsageError("--rate and --recorded exclude each other: arrivals are Poisson or recorded")
+    mode = "online" if rate is not None else "recorded" if recorded else "offline"
+    plan = Plan(trace, cluster, arm, output, agents, mode=mode, rate_per_s=rate, **options)
+    with TurnProgress(f"{arm} on {cluster.stem}") as progress:
+        outcome = replay(plan, progress.update)
+    if outcome.status == "ok":
+        click.echo(f"{outcome.directory}: {outcome.turns} turns, JCT {outcome.jct_s:.2f} s")
+    else:
+        click.echo(f"{outcome.directory}: VOID after {outcome.turns} of {outcome.turns_planned} turns", err=True)
+        for reason in outcome.reasons:
+            click.echo(f"  {reason}", err=True)
+    _print_json(as_json, {**asdict(outcome), "directory": str(outcome.directory)})
+    return 0 if outcome.status == "ok" else VOID
+
+
+@cli.command(name="compare", epilog=_example("dualpath compare RUNS/layerwise RUNS/dualpath"))
+@click.argument("run_a", type=_PATH)
+@click.argument("run_b", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line of stdout.")
+def compare_command(run_a: Path, run_b: Path, as_json: bool) -> None:
+    """Compare RUN_B with RUN_A, trajectory by trajectory."""
+    found = compare(Run.load(run_a), Run.load(run_b))
+
+    def line(name: str, interval: Interval, unit: str) -> None:
+        click.echo(f"{name:32} {interval.value:9.3f} {unit:2} 95 % [{interval.low:.3f}, {interval.high:.3f}]")
+
+    click.echo(f"A {run_a}\nB {run_b}   ({found.trajectories} trajectories, paired)")
+    line("speed-up, JCT A / JCT B", found.speed_up, "x")
+    line("trajectory time, B - A", found.trajectory_jct_difference_s, "s")
+    line("TTFT, B - A", found.ttft_difference_s, "s")
+    _print_json(as_json, asdict(found))
+
+
+@cli.command(epilog=_example("dualpath report RUNS/* -o report", "xdg-open report/index.html"))
+@click.argument("runs", type=_PATH, nargs=-1, required=True)
+@click.option("-o", "--output", type=_PATH, required=True, help="Folder of the report.")
+@click.option("--title", default="KV-cache loading: single path, dual path, split", show_default=True)
+def report(runs: tuple[Path, ...], output: Path, title: str) -> None:
+    """Make one self-contained HTML page, figures and Markdown of any set of RUNS."""
+    click.echo(str(write_report(runs, output, title=title)))
+
+
+@cli.group()
+def trace() -> None:
+    """Make, import, check and describe traces."""
+
+
+@trace.command(
+    name="import",
+    epilog=_example(
+        "dualpath trace import kv-cache-tester traces/*.json -o mine.parquet".replace("traces/*.json", "DIR"),
+        "dualpath trace import table turns.csv -o mine.parquet",
+    ),
+)
+@click.argument("format", type=click.Choice(FORMATS))
+@click.argument("path", type=_PATH)
+@click.option("-o", "--output", type=_PATH, required=True)
+def import_command(format: str, path: Path, output: Path) -> None:
+    """Turn PATH, in FORMAT, into a trace file. Says on stderr what was given, derived or dropped."""
+    for line in import_trace(format, path, output):
+        click.echo(line, err=True)
+    click.echo(str(output))
+
+
+@trace.command(epilog=_example("dualpath trace export mooncake mine.parquet -o mine.jsonl"))
+@click.argument("format", type=click.Choice(["mooncake"]))
+@click.argument("path", type=_PATH)
+@click.option("-o", "--output", type=_PATH, required=True)
+def export(format: str, path: Path, output: Path) -> None:
+    """Write a trace file in another FORMAT."""
+    for line in export_trace(format, path, output):
+        click.echo(line, err=True)
+    click.echo(str(output))
+
+
+@trace.command(epilog=_example("dualpath trace synth --set 48k --sessions 500 --seed 0 -o agents-48k.parquet"))
+@click.option("--set", "set_name", type=click.Choice(["32k", "48k", "64k"]), required=True, help="Maximum length.")
+@click.option("--sessions", type=click.IntRange(1), default=500, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("-o", "--output", type=_PATH, required=True)
+def synth(set_name: str, sessions: int, seed: int, output: Path) -> None:
+    """Draw agent trajectories like those of the paper's Table 2."""
+    click.echo(synthesize_to(set_name, sessions, seed, output))
+
+
+@trace.command(epilog=_example("dualpath trace stats traces/agents-64k.parquet --json"))
+@click.argument("path", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line of stdout.")
+def stats(path: Path, as_json: bool) -> None:
+    """Describe a trace: turns, lengths, context, hit rates, delays, and the columns of the paper's Table 2."""
+    text, value = show_stats(path)
+    click.echo(text)
+    _print_json(as_json, value)
+
+
+@trace.command(epilog=_example("dualpath trace validate mine.parquet"))
+@click.argument("path", type=_PATH)
+def validate(path: Path) -> int:
+    """Check every row of a trace file; lists what is wrong, with row and column."""
+    problems = validate_file(path)
+    for problem in problems:
+        click.echo(problem, err=True)
+    if problems:
+        return BAD_INPUT
+    click.echo(f"{path}: valid")
+    return 0
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+def _print_json(wanted: bool, value: object) -> None:
+    if wanted:
+        click.echo(json.dumps(value, default=str))
