@@ -29,11 +29,10 @@ from dualpath.core.trajectory import Trajectory
 from dualpath.engine.backend import EngineBackend
 from dualpath.engine.content import TurnContent
 from dualpath.engine.direct_io import filesystem_of
-from dualpath.engine.memory import BlockGeometry
+from dualpath.engine.geometry import store_layout
 from dualpath.engine.messages import BlockRef, Summary
 from dualpath.engine.meter import BUCKET_NS
-from dualpath.engine.store import Location, StoreLayout, create_store, scan
-from dualpath.engine.worker import store_model_name
+from dualpath.engine.store import Location, create_store, scan
 from dualpath.provenance import host, repository, stand_ins, versions
 from dualpath.results.recorder import Recorder, write_json
 from dualpath.trace.reader import TraceFile
@@ -106,7 +105,7 @@ def replay(plan: Plan, progress: Callable[[int, int], None]) -> Outcome:
     cluster.check_fits(max(max(lengths) for lengths in prompts), max(totals), arm.layerwise)
     arrivals_ns = arrivals(plan, trajectories)
     store_directory, keep_store = _make_directories(plan)
-    layout = StoreLayout(store_model_name(cluster), cluster.block_tokens, BlockGeometry.of(cluster).block_bytes)
+    layout = store_layout(cluster)
     create_store(store_directory, layout)
     _check_space(store_directory, trajectories, cluster, arm)
 

@@ -24,7 +24,7 @@ from dualpath.core.events import (
 from dualpath.core.flight import Flight
 from dualpath.engine.content import TurnContent
 from dualpath.engine.data_path import link_rates
-from dualpath.engine.memory import SharedBuffer, buffer_bytes, buffer_slots
+from dualpath.engine.geometry import buffer_bytes, buffer_slots
 from dualpath.engine.messages import (
     BatchComputed,
     BatchSent,
@@ -120,10 +120,7 @@ class EngineBackend:
         """Start the engines and, once all are ready, the run's clock. Raises WorkerError or StoreError."""
         cluster = self._cluster
         pacer = Pacer.create(link_rates(cluster))
-        fds = [
-            SharedBuffer.create(f"buffer-{engine}", buffer_bytes(cluster, engine))
-            for engine in range(cluster.num_engines)
-        ]
+        fds = [_anonymous_memory(buffer_bytes(cluster, engine)) for engine in range(cluster.num_engines)]
         for engine in range(cluster.num_engines):
             # a PE reads and writes every DE's buffer; a DE touches its own only
             wanted = [
@@ -310,3 +307,10 @@ class EngineBackend:
             error = kind(f"{prefix}{message.error}")
             error.add_note(message.trace)
             raise error
+
+
+def _anonymous_memory(num_bytes: int) -> int:
+    """A file descriptor of shared memory without a name: it goes when the last process that holds it goes."""
+    fd = os.memfd_create("dualpath-buffer")
+    os.ftruncate(fd, num_bytes)
+    return fd

@@ -23,11 +23,12 @@ from dualpath.core.errors import CorruptBlockError
 from dualpath.core.hops import Route
 from dualpath.engine.data_path import DataPath
 from dualpath.engine.exact import TileRows, choose_exact, layer_tile
-from dualpath.engine.memory import BlockGeometry, SharedBuffer, buffer_slots, staging_slots
+from dualpath.engine.geometry import BlockGeometry, Piece, buffer_slots, staging_slots
 from dualpath.engine.messages import BlockRef, BufferReleased, CheckedBlock, StartDecode, TurnDone
 from dualpath.engine.model import Model
+from dualpath.engine.shared_buffer import SharedBuffer
 from dualpath.engine.store import SegmentWriter
-from dualpath.engine.transport import Piece, Transport
+from dualpath.engine.transport import Transport
 
 _WRITERS = 2
 

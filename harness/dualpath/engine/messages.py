@@ -6,6 +6,8 @@ import msgspec
 
 from dualpath.engine.store import Location
 
+TOKEN_VARIABLE = "DUALPATH_TOKEN"  # environment variable: what an engine must say to be heard
+
 
 class Message(msgspec.Struct, frozen=True, tag=True):
     """One message; the wire names its type."""

@@ -24,10 +24,10 @@ from dualpath.core.errors import CorruptBlockError
 from dualpath.core.hops import Route, Stage
 from dualpath.engine.data_path import DataPath
 from dualpath.engine.exact import TileRows, choose_exact, layer_tile
-from dualpath.engine.memory import BlockGeometry
+from dualpath.engine.geometry import BlockGeometry, Piece
 from dualpath.engine.messages import BatchComputed, BatchSent, CheckedBlock, ChunkWork, PrefillBatch
 from dualpath.engine.model import Model
-from dualpath.engine.transport import Piece, Transport
+from dualpath.engine.transport import Transport
 
 
 @dataclass(slots=True)
@@ -57,6 +57,7 @@ class _Batch:
         self.loaded = [threading.Event() for _ in range(layers)]
         self.computed = [threading.Event() for _ in range(layers)]
         self.sent = [threading.Event() for _ in range(layers)]
+        self.finished = threading.Event()  # first tokens have been told
 
 
 class PrefillEngine:
@@ -292,6 +293,7 @@ class PrefillEngine:
             ]
         zero_ns = self._path.zero_ns
         self._emit(BatchComputed(time.monotonic_ns() - zero_ns, start_ns - zero_ns, batch.number, first_tokens))
+        batch.finished.set()
 
     # --- sender ----------------------------------------------------------------------------------------------------
 
@@ -302,6 +304,7 @@ class PrefillEngine:
                 for part in batch.parts:
                     self._send_part(part, layer)
             batch.sent[layer].set()
+        batch.finished.wait()  # a batch is computed before it is sent, for the scheduler too
         self._emit(BatchSent(time.monotonic_ns() - self._path.zero_ns, batch.number))
 
     def _send_part(self, part: _Part, layer: int) -> None:

@@ -16,8 +16,7 @@ import msgspec
 import zmq
 
 from dualpath.core.errors import WorkerError
-from dualpath.engine.messages import EngineSetup, Failed, Hello, Summary, ToCoordinator, ToEngine
-from dualpath.engine.worker import TOKEN_VARIABLE
+from dualpath.engine.messages import TOKEN_VARIABLE, EngineSetup, Failed, Hello, Summary, ToCoordinator, ToEngine
 
 _START_TIMEOUT_S = 60
 _END_TIMEOUT_S = 10

@@ -8,17 +8,11 @@ lanes and counting are the data path's.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
-
-class Piece(NamedTuple):
-    """Consecutive bytes in a local and in a remote region."""
-
-    local_offset: int
-    remote_offset: int
-    num_bytes: int
+from dualpath.engine.geometry import Piece
 
 
 class Completion(Protocol):

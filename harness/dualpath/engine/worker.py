@@ -23,8 +23,9 @@ from dualpath.core.cluster import Cluster
 from dualpath.engine.block_reader import QueuedReader
 from dualpath.engine.data_path import DataPath
 from dualpath.engine.decode_engine import DecodeEngine
-from dualpath.engine.memory import BlockGeometry, SharedBuffer, buffer_bytes
+from dualpath.engine.geometry import buffer_bytes, store_layout
 from dualpath.engine.messages import (
+    TOKEN_VARIABLE,
     CheckedBlock,
     EngineSetup,
     Failed,
@@ -44,10 +45,10 @@ from dualpath.engine.model import Model
 from dualpath.engine.null_engine import NullEngine
 from dualpath.engine.pacer import Pacer
 from dualpath.engine.prefill_engine import PrefillEngine
-from dualpath.engine.store import BlockReader, SegmentWriter, StoreLayout
+from dualpath.engine.shared_buffer import SharedBuffer
+from dualpath.engine.store import BlockReader, SegmentWriter
 from dualpath.engine.transport import SharedMemoryTransport
 
-TOKEN_VARIABLE = "DUALPATH_TOKEN"
 _ORPHAN_CHECK_MS = 500
 
 
@@ -89,7 +90,7 @@ class Engine:
             register(f"buffer/{peer}", buffer.tensor)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = Model(cluster.model, setup.seed, device)
-        layout = StoreLayout(store_model_name(cluster), cluster.block_tokens, BlockGeometry.of(cluster).block_bytes)
+        layout = store_layout(cluster)
         self._reader = BlockReader(setup.store_directory, layout)
         self._writer: SegmentWriter | None = None
         self.reads = QueuedReader(
@@ -172,11 +173,6 @@ class Engine:
                 body()
         except BaseException as error:  # the thread's boundary: a failure becomes a message, never a hang
             self._outbox.put(failed(self._setup.engine, error))
-
-
-def store_model_name(cluster: Cluster) -> str:
-    """What a store must have been made by to be of use: the model and the element size of its KV."""
-    return f"{cluster.model.name}/{cluster.model.kv_element_bytes}B"
 
 
 def failed(engine: int, error: BaseException) -> Failed:

@@ -1,4 +1,4 @@
-"""Where KV bytes lie: geometry of a buffer of Full Blocks and of device memory, and shared buffers themselves.
+"""Where KV bytes lie: geometry of a buffer of Full Blocks and of device memory.
 
 buffer (DRAM)      slot:   [layers, block_tokens, entry bytes], padded to whole pages: one Full Block a slot
 prefill HBM                [layers held, tokens, entry bytes]: two layers (layerwise) or all (basic)
@@ -7,18 +7,22 @@ decode HBM                 [layers, blocks * block_tokens, entry bytes]: paged, 
 
 from __future__ import annotations
 
-import mmap
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import NamedTuple
 
 from dualpath.core.cluster import Cluster
-from dualpath.engine.transport import Piece
+from dualpath.engine.store_layout import StoreLayout
 
 _PAGE_BYTES = 4096
+
+
+class Piece(NamedTuple):
+    """Consecutive bytes in a local and in a remote region."""
+
+    local_offset: int
+    remote_offset: int
+    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +63,6 @@ class BlockGeometry:
             token += take
 
 
-class SharedBuffer:
-    """Anonymous shared memory of one host. It has no name: it goes when the last process that maps it goes,
-    whatever ends that process."""
-
-    def __init__(self, fd: int, size_bytes: int) -> None:
-        self.fd = fd
-        self.size_bytes = size_bytes
-        self._map = mmap.mmap(fd, size_bytes)
-        self.view = memoryview(self._map)
-        self.tensor: Tensor = torch.frombuffer(self._map, dtype=torch.uint8)
-
-    @staticmethod
-    def create(name: str, size_bytes: int) -> int:
-        """Returns a file descriptor to inherit. Pages are taken when first touched."""
-        fd = os.memfd_create(f"dualpath-{name}", 0)
-        os.ftruncate(fd, size_bytes)
-        return fd
-
-
 def buffer_bytes(cluster: Cluster, engine: int) -> int:
     """Size of an engine's buffer: what the scheduler counts, and a decode engine's staging slots behind it."""
     geometry = BlockGeometry.of(cluster)
@@ -94,3 +79,9 @@ def buffer_slots(cluster: Cluster, engine: int) -> int:
 def staging_slots(cluster: Cluster, engine: int) -> int:
     """Slots of a decode engine for blocks on their way from HBM to storage."""
     return 8 if cluster.role_of(engine) == "decode" else 0
+
+
+def store_layout(cluster: Cluster) -> StoreLayout:
+    """What a store must have been made with to be of use: model and element size of its KV, and block size."""
+    model = f"{cluster.model.name}/{cluster.model.kv_element_bytes}B"
+    return StoreLayout(model, cluster.block_tokens, BlockGeometry.of(cluster).block_bytes)
