@@ -20,6 +20,7 @@ class Flight:
     decode_blocks: int = 0  # hit blocks read on the decode side
     reads_left: int = 0
     cached_tokens: int = 0  # hit tokens, later also those that earlier chunks computed
+    fifo_rank: int = -1  # its place among the requests of its PE, from when its hit KV was loaded
 
     @property
     def total_tokens(self) -> int:

@@ -53,6 +53,7 @@ class Scheduler:
         self._engines = [_PrefillEngine() for _ in range(cluster.num_prefill)]
         self._batches: dict[int, tuple[Chunk, ...]] = {}
         self._num_batches = 0
+        self._num_ready = 0
         layers_held = min(2, cluster.model.layers) if arm.layerwise else cluster.model.layers
         self._limits = BatchLimits(
             quota_ns=cluster.constants.quota_s * 1e9 if arm.quota else None,
@@ -165,6 +166,8 @@ class Scheduler:
             self._ready(flight, commands)
 
     def _ready(self, flight: Flight, commands: list[Command]) -> None:
+        flight.fifo_rank = self._num_ready
+        self._num_ready += 1
         self._engines[flight.prefill_engine].ready.append(flight)
         self._start_batch(flight.prefill_engine, commands)
 
@@ -193,7 +196,12 @@ class Scheduler:
             flight = self.flights[chunk.request]
             if not chunk.last:
                 flight.cached_tokens += chunk.new_tokens
-                self._engines[event.engine].ready.appendleft(flight)
+                # Back to its place: chunks of several requests may be under way, and the first goes first.
+                ready = self._engines[event.engine].ready
+                place = 0
+                while place < len(ready) and ready[place].fifo_rank < flight.fifo_rank:
+                    place += 1
+                ready.insert(place, flight)
                 continue
             self.load.leave_prefill(flight)
             self.load.prefill_buffer[flight.prefill_engine].release(flight.prefill_blocks)
