@@ -37,7 +37,8 @@ class Feed:
         index = {trajectory.id: position for position, trajectory in enumerate(trajectories)}
         self._children: dict[tuple[int, int], list[int]] = {}  # (parent, turn) -> sub-agents
         self._parent: dict[int, int] = {}
-        self._waiting: dict[int, tuple[int, int]] = {}  # parent -> (sub-agents still running, turn that ended)
+        # parent -> (sub-agents still running, turn that ended, latest end so far: ends may be told out of order)
+        self._waiting: dict[int, tuple[int, int, int]] = {}
         self._due: list[DueTurn] = []
         self._turns_left = sum(len(trajectory.turns) for trajectory in trajectories)
         for position, trajectory in enumerate(trajectories):
@@ -72,7 +73,7 @@ class Feed:
         for child in children:
             self._push(child, 0, end_ns)
         if children:
-            self._waiting[trajectory] = (len(children), turn)
+            self._waiting[trajectory] = (len(children), turn, end_ns)
             return
         self._continue(trajectory, turn, end_ns)
 
@@ -83,12 +84,13 @@ class Feed:
         parent = self._parent.get(trajectory)
         if parent is None:
             return
-        running, parent_turn = self._waiting[parent]
+        running, parent_turn, latest_ns = self._waiting[parent]
+        latest_ns = max(latest_ns, end_ns)
         if running > 1:
-            self._waiting[parent] = (running - 1, parent_turn)
+            self._waiting[parent] = (running - 1, parent_turn, latest_ns)
             return
         del self._waiting[parent]
-        self._continue(parent, parent_turn, end_ns)
+        self._continue(parent, parent_turn, latest_ns)
 
     def _push(self, trajectory: int, turn: int, end_ns: int) -> None:
         gap_ns = int(self._trajectories[trajectory].turns[turn].gap_ns * self._gap_scale)
