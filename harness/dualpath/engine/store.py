@@ -17,8 +17,9 @@ import contextlib
 import fcntl
 import os
 import threading
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -230,9 +231,28 @@ class BlockReader:
             )
         return found
 
-    def read_many(self, reads: Sequence[BlockRead], pool: Executor, *, path: str) -> list[int]:
-        """All of `reads`, as many in flight as `pool` has threads; checksums in order; the first error."""
-        return list(pool.map(lambda item: self.read(item.key, item.location, item.into, path=path), reads))
+    def read_many(self, reads: Sequence[BlockRead], pool: Executor, *, in_flight: int, path: str) -> list[int]:
+        """All of `reads`, up to `in_flight` at once (threads of `pool`); checksums in order. Raises the first error."""
+        todo = deque(enumerate(reads))
+        checksums = [0] * len(reads)
+
+        def read_until_done() -> None:
+            while todo:
+                try:
+                    index, item = todo.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                try:
+                    checksums[index] = self.read(item.key, item.location, item.into, path=path)
+                except StoreError:
+                    todo.clear()
+                    raise
+
+        tasks = [pool.submit(read_until_done) for _ in range(min(in_flight, len(reads)))]
+        wait(tasks)  # also after an error: nobody writes into a slot any more once this returns
+        for task in tasks:
+            task.result()
+        return checksums
 
     def close(self) -> None:
         """Idempotent; no read may be in flight."""
