@@ -216,19 +216,27 @@ def null_check(bench: Bench) -> Check:
 
 
 def native_check(path: Path) -> Check:
+    """Median over rounds of store / plain: each round reads both ways in turn, as a disk's speed wanders in between."""
     value, note = None, RUN_MISSING
     if path.exists():
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            store = statistics.median(found["store_bytes_per_s"])
-            plain = statistics.median(found["plain_bytes_per_s"])
-            value = store / plain
-            direct = "O_DIRECT" if found["direct_io"] else "THROUGH THE PAGE CACHE"
-            note = f"medians {store / 1e9:.2f} and {plain / 1e9:.2f} GB/s, {found['filesystem']}, {direct}"
-        except (ValueError, KeyError, TypeError, ZeroDivisionError, statistics.StatisticsError) as error:
-            note = f"{path}: not usable ({type(error).__name__}: {error})"
-    what = "unpaced load into a PE buffer / plain threaded O_DIRECT read of the same files"
-    return at_least("cpu.native.read", what, value, NATIVE_LIMIT, note=note, rows=[str(path)] if value else [])
+            rounds = list(zip(found["store_bytes_per_s"], found["plain_bytes_per_s"], strict=True))
+            ratios = [store / plain for store, plain in rounds]
+            store, plain = (statistics.median(rates) for rates in zip(*rounds, strict=True))
+            note = (
+                f"{len(ratios)} rounds, {min(ratios):.2f} to {max(ratios):.2f}; "
+                f"medians {store / 1e9:.2f} and {plain / 1e9:.2f} GB/s on {found['filesystem']}"
+            )
+            if found["direct_io"]:
+                value = statistics.median(ratios)
+            else:
+                note = f"not a disk measurement: read through the page cache; {note}"
+        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+            note = f"{_near(path)}: not usable ({type(error).__name__}: {error})"
+    what = "unpaced load into a PE buffer / plain threaded O_DIRECT read of the same files, median over rounds"
+    rows = [str(_near(path))] if path.exists() else []
+    return at_least("cpu.native.read", what, value, NATIVE_LIMIT, note=note, rows=rows)
 
 
 def print_summary(bench: Bench, checks: list[Check], page: Path) -> None:

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 from dualpath.core.errors import RunError
+from dualpath.report.cells import gather
+from dualpath.report.figures_time import with_gaps
 from dualpath.report.write import write_report
 from dualpath.results.checks import at_least, at_most
+from dualpath.results.links import balance
+from dualpath.results.run import Run
 from synthetic import MS, S, link, turn, write_run
 
 
@@ -234,3 +238,17 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
         write_report([write_run(tmp_path / "r", [turn("a", 0, 0, S)])], tmp_path / "file" / "out", title="x")
+
+
+def test_a_line_does_not_bridge_windows_without_a_load(tmp_path: Path) -> None:
+    links = [link(0, 100), link(3 * S, 100)]
+    cell = gather([Run.load(write_run(tmp_path / "r", [turn("a", 0, 0, 4 * S)], links))]).cells[0]
+    series = with_gaps(balance(cell.middle), S)
+    assert series["balance"].to_list() == [2.0, None, None, 2.0]
+
+
+def test_the_middle_repeat_is_the_lower_median(tmp_path: Path) -> None:
+    runs = [Run.load(_arm(tmp_path / f"r{k}", "dualpath", end, repeat=k)) for k, end in enumerate((3.0, 1.0, 2.0, 4.0))]
+    cell = gather(runs).cells[0]
+    assert cell.middle is runs[2]
+    assert cell.jct_s == pytest.approx(2.5)

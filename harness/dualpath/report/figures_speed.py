@@ -55,7 +55,8 @@ def ties(evidence: Evidence) -> Figure | None:
         Line2D([], [], color=INK, marker="|", markersize=10, linestyle="none", label="analytic bound"),
         Patch(color=GRID, label=f"within {TIE_LIMIT:.0%} of each other"),
     ]
-    drawing.legend(handles=handles, loc="upper center", ncols=3, bbox_to_anchor=(0.55, -0.0))
+    drawing.tight_layout()
+    drawing.legend(handles=handles, loc="upper center", ncols=3, bbox_to_anchor=(0.55, 0))
     return finish(
         drawing,
         "ties",
@@ -201,7 +202,7 @@ def ttft_parts(evidence: Evidence) -> Figure | None:
     panels[0][len(groups) // 2].set_xlabel(f"mean TTFT, {unit}")
     handles = [Patch(color=PART_COLOURS[part], label=part) for part in TTFT_PARTS]
     drawing.tight_layout(w_pad=1.5)
-    drawing.legend(handles=handles, loc="lower center", ncols=4, bbox_to_anchor=(0.5, -0.08))
+    drawing.legend(handles=handles, loc="upper center", ncols=4, bbox_to_anchor=(0.5, 0))
     formulas = "; ".join(f"{part} = {METRICS[part].formula}" for part in TTFT_PARTS)
     return finish(
         drawing,

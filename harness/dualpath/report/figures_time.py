@@ -179,8 +179,17 @@ def balance_over_time(evidence: Evidence) -> Figure | None:
     for axes, group in zip(panels, evidence.groups, strict=True):
         for cell, frame in series:
             if cell.group == group:
+                frame = with_gaps(frame, balance_window_ns(cell.middle))
                 start_s = frame["start_ns"].to_numpy() / NS_PER_S
-                axes.plot(start_s, frame["balance"], color=arm_colour(cell.arm), linewidth=1.5, label=cell.arm)
+                axes.plot(
+                    start_s,
+                    frame["balance"].to_numpy(),
+                    marker=".",
+                    markersize=3,
+                    color=arm_colour(cell.arm),
+                    linewidth=1.5,
+                    label=cell.arm,
+                )
         axes.axhline(1, color=SOFT_INK, linewidth=0.8)
         axes.set_title(group)
         axes.set_xlim(left=0)
@@ -201,6 +210,13 @@ def balance_over_time(evidence: Evidence) -> Figure | None:
     )
 
 
+def with_gaps(frame: pl.DataFrame, window_ns: int) -> pl.DataFrame:
+    """A row for every window up to the last, null where nothing was loaded: a line must not bridge a gap."""
+    last = frame["start_ns"][-1]
+    starts = pl.DataFrame({"start_ns": range(0, last + 1, window_ns)}, schema={"start_ns": pl.Int64})
+    return starts.join(frame, on="start_ns", how="left").sort("start_ns")
+
+
 def balance_window_ns(run: Run) -> int:
     """The 40th part of the run, at least 1 s, in whole buckets."""
     last = run.links.select(pl.col("bucket_ns").max()).collect().item() or 0
@@ -219,7 +235,7 @@ def _arm_legend(drawing: Drawing, panels: list[Axes]) -> None:
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    drawing.legend(list(handles.values()), list(handles), loc="lower center", ncols=6, bbox_to_anchor=(0.5, -0.1))
+    drawing.legend(list(handles.values()), list(handles), loc="upper center", ncols=6, bbox_to_anchor=(0.5, 0))
 
 
 def _heights(frame: pl.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -274,7 +274,7 @@ def provenance(evidence: Evidence) -> Table:
                 f"{manifest.trace.agents} agents, scale {manifest.trace.scale}, "
                 f"max length {manifest.trace.max_len or 'as is'}",
                 f"{manifest.feed.mode}, seed {manifest.seed}",
-                ", ".join(str(value) for value in manifest.host.values()),
+                ", ".join(_fact(key, value) for key, value in manifest.host.items()),
                 manifest.started_at or "?",
                 number(manifest.wall_s),
             )
@@ -285,6 +285,13 @@ def provenance(evidence: Evidence) -> Table:
         rows,
         "Raw rows (turns, links, decisions) lie in the run directories; every number above is computed from them.",
     )
+
+
+def _fact(key: str, value: object) -> str:
+    """One entry of run.json's host in words."""
+    if key.endswith("_bytes") and isinstance(value, int):
+        return f"{value / 2**30:.0f} GiB {key.removesuffix('_bytes')}"
+    return f"{value} {key}" if isinstance(value, int) else str(value)
 
 
 def _gap(evidence: Evidence, cell: Cell) -> float | None:
