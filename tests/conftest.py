@@ -1,0 +1,70 @@
+"""Values that tests of several parts share: a tiny cluster file and a tiny trace file."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from dualpath.core.trajectory import Trajectory, Turn
+from dualpath.trace.schema import TraceMeta
+from dualpath.trace.writer import TraceWriter
+
+_CLUSTER = """
+model = "{model}"
+block_tokens = 16
+[prefill]
+nodes = {prefill}
+[decode]
+nodes = {decode}
+[links]
+snic = "{snic}"
+cnic = "{cnic}"
+[memory]
+prefill_buffer = "{prefill_buffer}"
+decode_buffer = "8MiB"
+prefill_hbm = "2MiB"
+decode_hbm = "8MiB"
+[scheduler]
+read_tokens_per_s = 10000
+prefill_tokens_per_s = 10000
+attention_ns_per_pair = {attention_ns_per_pair}
+quota_ms = 1
+"""
+
+
+@pytest.fixture
+def cluster_file(tmp_path: Path) -> Callable[..., Path]:
+    """Write a tiny cluster file; keywords replace its values."""
+
+    def write(**values: object) -> Path:
+        settings = {
+            "model": "tiny-gqa",
+            "prefill": 1,
+            "decode": 1,
+            "snic": "native",
+            "cnic": "native",
+            "prefill_buffer": "4MiB",
+            "attention_ns_per_pair": 100,
+        }
+        path = tmp_path / "tiny.toml"
+        path.write_text(_CLUSTER.format(**{**settings, **values}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def trace_file(tmp_path: Path) -> Path:
+    """Four trajectories of three to five turns, contexts under 300 tokens; one cuts its context back."""
+    rng = random.Random(7)
+    path = tmp_path / "tiny.parquet"
+    with TraceWriter(path, TraceMeta(source="test", licence="none")) as writer:
+        for number in range(4):
+            turns = [Turn(rng.randint(40, 90), rng.randint(1, 6))]
+            turns += [Turn(rng.randint(1, 40), rng.randint(1, 20)) for _ in range(rng.randint(2, 4))]
+            if number == 2:
+                turns.append(Turn(append_tokens=9, generate_tokens=4, keep_tokens=37))
+            writer.write(Trajectory(f"agent-{number}", tuple(turns)))
+    return path

@@ -1,0 +1,47 @@
+"""Stages take the links of their hops, and are counted on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dualpath.cluster_file import load_cluster
+from dualpath.core.hops import HOPS, Charge, Stage, charges
+from dualpath.engine.data_path import DataPath, link_of, link_rates
+from dualpath.engine.meter import Meter
+from dualpath.engine.pacer import Pacer
+
+_CLUSTER = load_cluster(Path(__file__).parents[2] / "bench" / "clusters" / "cpu-1p2d.toml").cluster
+
+
+def test_every_nic_has_links_of_its_own_and_dram_has_none() -> None:
+    rates = link_rates(_CLUSTER)
+    found = {
+        (resource, at, direction): link_of(
+            _CLUSTER, Charge(resource, at, at if resource == "cnic" else None, direction, "prefill")
+        )
+        for resource in ("snic", "cnic")
+        for at in range(3)
+        for direction in ("read", "write")
+    }
+    assert sorted(link for link in found.values() if link is not None) == list(range(len(rates)))
+    for (resource, _, _), link in found.items():
+        assert link is not None
+        assert rates[link] == (100e6 if resource == "snic" else 800e6)
+    assert link_of(_CLUSTER, Charge("dram", 1, None, "read", "decode")) is None
+
+
+@pytest.mark.parametrize("stage", list(HOPS))
+def test_a_stage_charges_its_bytes_to_each_of_its_hops(stage: Stage) -> None:
+    meter = Meter()
+    moved = []
+    with Pacer.create([None] * len(link_rates(_CLUSTER))) as pacer:
+        path = DataPath(_CLUSTER, pacer, meter)
+        path.move(stage, "miss", 10, 2, 0, 2, lambda: moved.append(stage))
+    assert moved == [stage]
+    counted = {
+        Charge(row["resource"], row["node"], row["engine"], row["direction"], row["route"]): row["bytes"]
+        for row in meter.rows()
+    }
+    num_bytes = 10 * 2 * _CLUSTER.model.kv_layer_bytes
+    assert counted == dict.fromkeys(charges(_CLUSTER, stage, "miss", 0, 2), num_bytes)
