@@ -137,7 +137,7 @@ def families(draw: st.DrawFn) -> list[Trajectory]:
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(families(), st.randoms(use_true_random=False), st.sampled_from([0.0, 1.0]))
 def test_every_turn_is_due_once_after_what_it_waits_for(trajectories: list[Trajectory], random, scale: float) -> None:
-    """Against a slow rule: due = end of the predecessor and of all below it, plus the gap. Ends are told in any order."""
+    """A slow rule: due = end of the predecessor and all below it, plus the gap. Ends are told in any order."""
     feed = Feed(trajectories, [random.randint(0, 5) for _ in trajectories], scale)
     position = {trajectory.id: index for index, trajectory in enumerate(trajectories)}
     end_ns: dict[tuple[int, int], int] = {}

@@ -1,0 +1,44 @@
+"""Read side policies."""
+
+from __future__ import annotations
+
+import pytest
+from dualpath.core.routes import READ_SIDES, prefill_only, round_robin, shorter_queue, split
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+BLOCKS = st.integers(0, 200)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(BLOCKS, BLOCKS, BLOCKS, st.integers(0, 9))
+def test_every_policy_reads_each_block_on_exactly_one_side(hit: int, prefill: int, decode: int, turn: int) -> None:
+    for policy in READ_SIDES.values():
+        assert 0 <= policy(hit, prefill, decode, turn) <= hit
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(BLOCKS, BLOCKS, BLOCKS)
+def test_split_ends_as_early_as_any_division(hit: int, prefill: int, decode: int) -> None:
+    """Brute force over all divisions; of two equally good ones, the prefill side reads more."""
+
+    def done(on_prefill: int) -> tuple[int, int]:
+        ends = [prefill + on_prefill] * (on_prefill > 0) + [decode + hit - on_prefill] * (on_prefill < hit)
+        return (max(ends, default=0), -on_prefill)
+
+    assert split(hit, prefill, decode, 0) == -min(done(x) for x in range(hit + 1))[1]
+
+
+@pytest.mark.parametrize(("prefill", "decode", "on_prefill"), [(0, 0, 9), (4, 4, 9), (4, 5, 9), (5, 4, 0)])
+def test_shorter_queue_takes_one_side_and_ties_go_to_the_prefill_side(
+    prefill: int, decode: int, on_prefill: int
+) -> None:
+    assert shorter_queue(9, prefill, decode, 3) == on_prefill
+
+
+def test_prefill_only_ignores_queues() -> None:
+    assert prefill_only(9, 10**9, 0, 1) == 9
+
+
+def test_round_robin_alternates_and_ignores_queues() -> None:
+    assert [round_robin(9, 10**9, 0, turn) for turn in range(4)] == [9, 0, 9, 0]
