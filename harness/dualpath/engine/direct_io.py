@@ -16,7 +16,7 @@ import shutil
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,7 @@ _HINTS = {
 
 def as_bytes(view: Buffer) -> memoryview:
     """The same memory as a flat view of bytes, whatever its shape and item type were."""
-    return memoryview(view).cast("B")  # type: ignore[arg-type]  # numpy declares its buffers from 3.12 on
+    return memoryview(cast("bytes", view)).cast("B")  # numpy declares its arrays as buffers from 3.12 on only
 
 
 def align_up(num_bytes: int) -> int:
