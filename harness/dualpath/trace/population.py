@@ -127,7 +127,7 @@ def _linked(p: Population, noise: Noise) -> Floats:
 
 
 def _counts(values: Floats) -> npt.NDArray[np.int64]:
-    counts: npt.NDArray[np.int64] = np.maximum(1, np.rint(np.minimum(values, 1e7))).astype(np.int64)
+    counts: npt.NDArray[np.int64] = np.rint(values.clip(1, 1e7)).astype(np.int64)
     return counts
 
 
@@ -145,7 +145,8 @@ def num_turns(drawn: Draw, max_len: int) -> npt.NDArray[np.int64]:
     """Turns that remain of each trajectory: dropped from the first whose prompt + output exceeds `max_len`."""
     sizes = np.cumsum(drawn.appends + drawn.generates, axis=1)
     limits = np.minimum(max_len, np.maximum(drawn.ends, sizes[:, MIN_TURNS - 1]))
-    return (sizes <= limits[:, None]).sum(axis=1)
+    turns: npt.NDArray[np.int64] = (sizes <= limits[:, None]).sum(axis=1)
+    return turns
 
 
 def columns(drawn: Draw, max_len: int) -> Columns:

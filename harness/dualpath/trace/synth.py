@@ -182,8 +182,8 @@ def _step(slopes: Floats, errors: Floats, away: Floats, damping: float) -> Float
     """Gauss-Newton step that cancels the errors and pulls the knobs back to where they started."""
     pull = np.diag((_PULL / np.array(list(KNOBS.values()))) ** 2)
     square = slopes.T @ slopes + (1 + damping) * pull
-    step: Floats = -np.linalg.solve(square, slopes.T @ errors + pull @ away)
-    return step.clip(-0.2, 0.2)
+    step = np.linalg.solve(square, slopes.T @ errors + pull @ away)
+    return np.asarray(-step.clip(-0.2, 0.2), dtype=np.float64)
 
 
 def _errors(chosen: TraceSet, noise: Noise, logs: Floats) -> Floats:

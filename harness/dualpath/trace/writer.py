@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from dualpath.core.errors import TraceError
 from dualpath.core.trajectory import Trajectory
+from dualpath.trace.hits import common_prefix
 from dualpath.trace.rows import Row, RowChecker
 from dualpath.trace.schema import COLUMNS, META_KEY, TraceMeta, encode_meta
 
@@ -120,7 +121,7 @@ def _rows(trajectory: Trajectory, has_gaps: bool) -> list[Row]:
         shared: int | None = None
         new: list[int] | None = None
         if turn.block_hashes is not None:
-            shared = _common_prefix(previous, turn.block_hashes)
+            shared = common_prefix(previous, turn.block_hashes)
             new = list(turn.block_hashes[shared:])
             previous = turn.block_hashes
         rows.append(
@@ -139,15 +140,3 @@ def _rows(trajectory: Trajectory, has_gaps: bool) -> list[Row]:
             )
         )
     return rows
-
-
-def _common_prefix(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """Leading equal items. Bisects on slices: the comparison of tuples runs in C."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
