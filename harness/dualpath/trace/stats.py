@@ -107,7 +107,7 @@ class _Counted:
             name: array("q")
             for name in ("turns", "append_tokens", "generate_tokens", "context_tokens", "final_tokens", "gap_ns")
         }
-        self._means = {name: 0.0 for name in ("append", "generate", "context")}
+        self._means = dict.fromkeys(("append", "generate", "context"), 0.0)
         self._sub_agents = 0
         self._planned_hits = self._prompt_tokens = 0
         self._hashed_tokens = self._within_hits = self._across_hits = 0

@@ -189,7 +189,8 @@ def _step(slopes: Floats, errors: Floats, away: Floats, damping: float) -> Float
 def _errors(chosen: TraceSet, noise: Noise, logs: Floats) -> Floats:
     factors = dict(zip(KNOBS, np.exp(logs).tolist(), strict=True))
     drawn = draw(adjusted(POPULATION, factors), noise)
-    return np.log(np.array(columns(drawn, chosen.max_len)) / np.array(chosen.paper))
+    errors: Floats = np.log(np.array(columns(drawn, chosen.max_len)) / np.array(chosen.paper))
+    return errors
 
 
 def _slopes(chosen: TraceSet, noise: Noise, logs: Floats, errors: Floats) -> Floats:

@@ -69,26 +69,27 @@ def _requests(trace: TraceFile, recorded: bool) -> Iterator[_Request]:
     order = 0
     for family in families(trace):
         for trajectory in family:
-            ids = _recorded(trajectory, family[0].id) if recorded else _by_content(trajectory)
-            prompts = trajectory.prompt_tokens()
+            if not recorded:
+                hash_ids = _by_content(trajectory, numbers)
+            elif trace.meta.hash_scope == "global":
+                hash_ids = (list(turn.block_hashes or ()) for turn in trajectory.turns)
+            else:
+                hash_ids = _renamed(trajectory, family[0].id, numbers)
             clock_ns = 0
-            for turn, prompt, blocks in zip(trajectory.turns, prompts, ids, strict=True):
+            for turn, prompt, ids in zip(trajectory.turns, trajectory.prompt_tokens(), hash_ids, strict=True):
                 clock_ns = clock_ns + turn.gap_ns if turn.arrival_ns is None else turn.arrival_ns
-                if trace.meta.hash_scope == "global" and recorded:
-                    hash_ids = [block for _, block in blocks]
-                else:
-                    hash_ids = [numbers.setdefault(block, len(numbers)) for block in blocks]
-                yield _Request(clock_ns // _NS_PER_MS, order, prompt, turn.generate_tokens, hash_ids)
+                yield _Request(clock_ns // _NS_PER_MS, order, prompt, turn.generate_tokens, ids)
                 order += 1
 
 
-def _recorded(trajectory: Trajectory, root: str) -> Iterator[list[tuple[str, int]]]:
+def _renamed(trajectory: Trajectory, root: str, numbers: dict[object, int]) -> Iterator[list[int]]:
+    """Local ids of a family, made global."""
     for turn in trajectory.turns:
-        yield [(root, block) for block in turn.block_hashes or ()]
+        yield [numbers.setdefault((root, block), len(numbers)) for block in turn.block_hashes or ()]
 
 
-def _by_content(trajectory: Trajectory) -> Iterator[list[bytes]]:
-    """A chained key per block of the prompt, the last one over what the block has."""
+def _by_content(trajectory: Trajectory, numbers: dict[object, int]) -> Iterator[list[int]]:
+    """An id per block of the prompt and everything before it; the last one over what the block has."""
     stream = TokenStream(trajectory, seed=0, vocab=1 << 31)
     for turn, prompt in enumerate(trajectory.prompt_tokens()):
         full = prompt // BLOCK_TOKENS
@@ -96,4 +97,4 @@ def _by_content(trajectory: Trajectory) -> Iterator[list[bytes]]:
         tail = stream.prompt(turn)[full * BLOCK_TOKENS :]
         if tail.size:
             keys.append(block_key(keys[-1] if keys else ROOT_KEY, tail))
-        yield keys
+        yield [numbers.setdefault(key, len(numbers)) for key in keys]
