@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from dualpath.core.cluster import Cluster, Nodes
 from dualpath.core.errors import ClusterError
-from dualpath.core.model_shape import MODELS
+from dualpath.core.model_shape import ModelShape
 from small_cluster import BLOCK_BYTES, LAYER_BLOCK_BYTES, LAYERS, small_cluster
 
 
@@ -24,11 +25,24 @@ def test_a_partly_filled_block_counts_whole() -> None:
     assert cluster.block_bytes == BLOCK_BYTES == LAYERS * LAYER_BLOCK_BYTES  # a Full Block is its Layer Blocks
 
 
-@pytest.mark.parametrize(("attention", "elements"), [("cpu-gqa", 2 * 4 * 64), ("cpu-mla", 480 + 32)])
-def test_kv_bytes_follow_from_the_model(attention: str, elements: int) -> None:
-    shape = MODELS[attention]
-    assert shape.kv_layer_bytes == elements * 4
-    assert shape.kv_bytes == 6 * elements * 4
+@pytest.mark.parametrize(("attention", "elements"), [("gqa", 2 * 4 * 64), ("mla", 480 + 32)])
+def test_kv_bytes_follow_from_the_model(attention: Literal["gqa", "mla"], elements: int) -> None:
+    shape = ModelShape(
+        "test",
+        attention,
+        layers=6,
+        hidden=1,
+        heads=8,
+        head_dim=64,
+        mlp=1,
+        vocab=2,
+        kv_heads=4,
+        latent_dim=480,
+        rope_dim=32,
+        kv_element_bytes=2,
+    )
+    assert shape.kv_layer_bytes == elements * 2
+    assert shape.kv_bytes == 6 * elements * 2
 
 
 @pytest.mark.parametrize(
