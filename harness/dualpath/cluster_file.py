@@ -49,6 +49,7 @@ class _Scheduler(msgspec.Struct, forbid_unknown_fields=True):
     beta_s: float = 5.0
     quota_ms: float = 300.0
     z_factor: float = 1.05
+    prefill_in_flight: int = 1  # forward batches a PE is given ahead
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -104,6 +105,7 @@ def load_cluster(path: Path) -> ClusterFile:
         constants=constants,
         block_tokens=raw.block_tokens,
         read_in_flight=raw.storage.read_in_flight,
+        prefill_in_flight=raw.scheduler.prefill_in_flight,
     )
     return ClusterFile(cluster, raw.storage.durable)
 

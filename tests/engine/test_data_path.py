@@ -27,7 +27,7 @@ def test_every_nic_has_links_of_its_own_and_dram_has_none() -> None:
     assert sorted(link for link in found.values() if link is not None) == list(range(len(rates)))
     for (resource, _, _), link in found.items():
         assert link is not None
-        assert rates[link] == (100e6 if resource == "snic" else 800e6)
+        assert rates[link] == (40e6 if resource == "snic" else 320e6)
     assert link_of(_CLUSTER, Charge("dram", 1, None, "read", "decode")) is None
 
 

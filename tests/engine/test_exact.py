@@ -45,7 +45,7 @@ def test_fast_arithmetic_agrees_with_exact(name: str) -> None:
     hidden = model.embed(ids)
     entries = []
     for layer in range(model.shape.layers):
-        queries, new = model.project(layer, hidden, torch.arange(_TOKENS))
+        queries, new = model.project(layer, hidden, model.rotation(torch.arange(_TOKENS)))
         entries.append(new)
         hidden = hidden + model.attend(layer, queries, new, 0)
         hidden = hidden + model.feed_forward(layer, hidden)

@@ -14,7 +14,7 @@ from dualpath.engine.model import Model
 def test_a_cached_context_gives_what_computing_it_all_gives(name: str) -> None:
     model = Model(MODELS[name], seed=1)
     hidden = torch.randn(30, model.shape.hidden, generator=torch.Generator().manual_seed(2))
-    queries, entries = model.project(0, hidden, torch.arange(30))
+    queries, entries = model.project(0, hidden, model.rotation(torch.arange(30)))
     whole = model.attend(0, queries, entries, 0)
     part = model.attend(0, queries[21:], entries, 21)
     one = model.attend(0, queries[29:], entries, 29)
@@ -26,7 +26,7 @@ def test_grouped_query_attention_shares_key_heads_among_query_heads() -> None:
     model = Model(MODELS["tiny-gqa"], seed=1)
     shape = model.shape
     hidden = torch.randn(9, shape.hidden, generator=torch.Generator().manual_seed(2))
-    queries, entries = model.project(1, hidden, torch.arange(9))
+    queries, entries = model.project(1, hidden, model.rotation(torch.arange(9)))
     keys, values = (half.view(9, shape.kv_heads, shape.head_dim) for half in entries.chunk(2, dim=1))
     mixed = torch.zeros(9, shape.heads, shape.head_dim)
     for head in range(shape.heads):
@@ -43,9 +43,10 @@ def test_latent_attention_in_latent_space_equals_attention_over_expanded_keys_an
     assert weights.key_up is not None
     assert weights.value_up is not None
     hidden = torch.randn(9, shape.hidden, generator=torch.Generator().manual_seed(2))
-    queries, entries = model.project(0, hidden, torch.arange(9))
+    queries, entries = model.project(0, hidden, model.rotation(torch.arange(9)))
     latent, rotary_key = entries[:, : shape.latent_dim], entries[:, shape.latent_dim :]
-    plain = (torch.nn.functional.rms_norm(hidden, (shape.hidden,), eps=1e-6) @ weights.query).view(9, shape.heads, -1)
+    projected = torch.nn.functional.rms_norm(hidden, (shape.hidden,), eps=1e-6) @ weights.project
+    plain = projected[:, : -shape.kv_elements].view(9, shape.heads, -1)
     attended = []
     for head in range(shape.heads):
         expanded_keys = latent @ weights.key_up[head].T  # [9, head_dim]

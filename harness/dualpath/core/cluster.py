@@ -67,6 +67,7 @@ class Cluster:
     constants: Constants
     block_tokens: int = 64
     read_in_flight: int = 4  # storage reads one engine keeps outstanding
+    prefill_in_flight: int = 1  # batches a PE is given before it has computed them; 2 loads one behind another
 
     def __post_init__(self) -> None:
         for role, nodes in (("prefill", self.prefill), ("decode", self.decode)):

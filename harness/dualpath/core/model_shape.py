@@ -46,17 +46,17 @@ class ModelShape:
 MODELS = {
     shape.name: shape
     for shape in (
-        ModelShape("cpu-gqa", "gqa", layers=6, hidden=128, heads=8, kv_heads=4, head_dim=64, mlp=256, vocab=512),
+        ModelShape("cpu-gqa", "gqa", layers=4, hidden=64, heads=4, kv_heads=2, head_dim=96, mlp=128, vocab=512),
         ModelShape(
             "cpu-mla",
             "mla",
-            layers=6,
-            hidden=128,
+            layers=4,
+            hidden=64,
             heads=4,
             head_dim=32,
-            mlp=256,
+            mlp=128,
             vocab=512,
-            latent_dim=480,
+            latent_dim=352,
             rope_dim=32,
         ),
         ModelShape("tiny-gqa", "gqa", layers=3, hidden=32, heads=4, kv_heads=2, head_dim=8, mlp=64, vocab=128),

@@ -32,10 +32,10 @@ from dualpath.core.routes import READ_SIDES
 
 @dataclass(slots=True)
 class _PrefillEngine:
-    """A PE as the scheduler knows it: loaded requests in FIFO order, and whether it computes."""
+    """A PE as the scheduler knows it: loaded requests in FIFO order, and how many batches it has not computed."""
 
     ready: deque[Flight] = field(default_factory=deque)
-    busy: bool = False
+    num_batches: int = 0
 
 
 class Scheduler:
@@ -77,7 +77,7 @@ class Scheduler:
                 self._read_done(event, commands)
                 self._assign(commands)
             case PrefillComputed():
-                self._engines[event.engine].busy = False
+                self._engines[event.engine].num_batches -= 1
                 self._start_batch(event.engine, commands)
             case PrefillSent():
                 self._prefill_sent(event, commands)
@@ -173,7 +173,7 @@ class Scheduler:
 
     def _start_batch(self, engine: int, commands: list[Command]) -> None:
         state = self._engines[engine]
-        if state.busy or not state.ready:
+        if state.num_batches == self.cluster.prefill_in_flight or not state.ready:
             return
         candidates = (
             Candidate(flight.request.id, flight.cached_tokens, flight.request.prompt_tokens - flight.cached_tokens)
@@ -186,7 +186,7 @@ class Scheduler:
         assert chunks, "a loaded request always fits an idle engine: Cluster.check_fits saw to it"
         for _ in chunks:
             state.ready.popleft()
-        state.busy = True
+        state.num_batches += 1
         self._batches[self._num_batches] = chunks
         commands.append(Prefill(engine, self._num_batches, chunks))
         self._num_batches += 1

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from dualpath.core.cluster import Cluster
 from dualpath.core.hops import Charge, Route, Stage, charges
 from dualpath.engine.meter import Meter
-from dualpath.engine.pacer import Pacer
+from dualpath.engine.pacer import Pacer, Reservation
 
 
 def link_rates(cluster: Cluster) -> list[float | None]:
@@ -42,6 +43,27 @@ class DataPath:
         self._meter = meter
         self.zero_ns = 0  # of the run's clock; set once, before the first move
 
+    def post(
+        self,
+        stage: Stage,
+        route: Route,
+        tokens: int,
+        layers: int,
+        prefill_engine: int,
+        decode_engine: int,
+        copy: Callable[[], None],
+    ) -> Move:
+        """Begin to move `tokens` tokens' KV of `layers` layers. `copy` does the moving, before this returns; the move
+        is done when its links have let the bytes pass, too. Post several before waiting for the first: a link idles
+        while nobody has reserved it."""
+        num_bytes = tokens * layers * self._cluster.model.kv_layer_bytes
+        hops = list(charges(self._cluster, stage, route, prefill_engine, decode_engine))
+        links = [link_of(self._cluster, charge) for charge in hops]
+        posted_ns = time.monotonic_ns()
+        reservations = self._pacer.reserve_all([link for link in links if link is not None], num_bytes, "kv", posted_ns)
+        copy()
+        return Move(self, hops, links, reservations, num_bytes, posted_ns)
+
     def move(
         self,
         stage: Stage,
@@ -52,22 +74,34 @@ class DataPath:
         decode_engine: int,
         copy: Callable[[], None],
     ) -> None:
-        """Move `tokens` tokens' KV of `layers` layers; returns when the bytes are there and every link let them
-        pass. `copy` does the moving. Keep it to about a millisecond of the link, so that others get their turn."""
-        num_bytes = tokens * layers * self._cluster.model.kv_layer_bytes
-        hops = list(charges(self._cluster, stage, route, prefill_engine, decode_engine))
-        links = [link_of(self._cluster, charge) for charge in hops]
-        now_ns = time.monotonic_ns()
-        paced = [link for link in links if link is not None]
-        reservations = self._pacer.reserve_all(paced, num_bytes, "kv", now_ns)
-        copy()
-        self._pacer.wait(*reservations)
-        ended_ns = time.monotonic_ns()
-        by_link = {reservation.link: reservation for reservation in reservations}
-        for charge, link in zip(hops, links, strict=True):
-            if link is None or self._pacer.rate(link) is None:
-                span = (now_ns, ended_ns)
-            else:
-                span = (by_link[link].start_ns, by_link[link].end_ns)
-            is_paced = link is not None and self._pacer.rate(link) is not None
-            self._meter.add(charge, "kv", num_bytes, span[0] - self.zero_ns, span[1] - self.zero_ns, is_paced)
+        """Post one move and wait for it."""
+        self.post(stage, route, tokens, layers, prefill_engine, decode_engine, copy).wait()
+
+    def complete(self, move: Move) -> None:
+        """Wait until every link let the move pass, then count it."""
+        self._pacer.wait(*move.reservations)
+        span_ns = {
+            reservation.link: (reservation.start_ns, reservation.end_ns)
+            for reservation in move.reservations
+            if self._pacer.rate(reservation.link) is not None
+        }
+        unpaced = (move.posted_ns, time.monotonic_ns())
+        for charge, link in zip(move.hops, move.links, strict=True):
+            paced = link in span_ns
+            start_ns, end_ns = span_ns[link] if link is not None and paced else unpaced
+            self._meter.add(charge, "kv", move.num_bytes, start_ns - self.zero_ns, end_ns - self.zero_ns, paced)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Bytes on their way."""
+
+    path: DataPath
+    hops: list[Charge]
+    links: list[int | None]  # by hop
+    reservations: list[Reservation]
+    num_bytes: int
+    posted_ns: int
+
+    def wait(self) -> None:
+        self.path.complete(self)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 from dualpath.core.cluster import Cluster
 from dualpath.core.errors import CorruptBlockError
 from dualpath.core.hops import Route
-from dualpath.engine.data_path import DataPath
+from dualpath.engine.data_path import DataPath, Move
 from dualpath.engine.exact import TileRows, choose_exact, layer_tile
 from dualpath.engine.geometry import BlockGeometry, Piece, buffer_slots, staging_slots
 from dualpath.engine.messages import BlockRef, BufferReleased, CheckedBlock, StartDecode, TurnDone
@@ -140,12 +140,16 @@ class DecodeEngine:
                 self._release(sequence)
 
     def _load(self, work: StartDecode) -> None:
+        for move in list(self._load_blocks(work)):
+            move.wait()
+
+    def _load_blocks(self, work: StartDecode) -> Iterator[Move]:
         block_tokens = self._cluster.block_tokens
         for block, slot in enumerate(work.decode_slots):
             tokens = min(block_tokens, work.prompt_tokens - block * block_tokens)
             route: Route = "prefill" if block < work.prefill_blocks else "decode" if block < work.hit_blocks else "miss"
             pieces = self._page_pieces(work.hbm_blocks[block], slot, tokens)
-            self._path.move(
+            yield self._path.post(
                 "start",
                 route,
                 tokens,
@@ -220,9 +224,9 @@ class DecodeEngine:
     def _forward(self, batch: list[_Sequence], token_ids: Tensor) -> Tensor:
         model = self._model
         hidden = model.embed(token_ids)
-        positions = torch.tensor([sequence.kv_tokens for sequence in batch], device=hidden.device)
+        rotation = model.rotation(torch.tensor([sequence.kv_tokens for sequence in batch], device=hidden.device))
         for layer in range(model.shape.layers):
-            queries, entries = model.project(layer, hidden, positions)
+            queries, entries = model.project(layer, hidden, rotation)
             mixed = [
                 model.attend(layer, queries[i : i + 1], self._write(sequence, layer, entries[i]), sequence.kv_tokens)
                 for i, sequence in enumerate(batch)

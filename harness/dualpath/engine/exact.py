@@ -60,7 +60,7 @@ def layer_tile(
 ) -> Tensor:
     """One layer over one tile. x: [tile, hidden]."""
     positions = torch.arange(rows.start, rows.start + rows.tile, device=x.device)
-    queries, entries = model.project(layer, x, positions)
+    queries, entries = model.project(layer, x, model.rotation(positions))
     context = exchange(layer, rows.take(entries)).clone()  # fresh memory: kernels may also depend on alignment
     assert len(context) == rows.start + rows.tile, "context padded to whole tiles"
     x = x + _attend_tile(model, layer, queries, context, positions)

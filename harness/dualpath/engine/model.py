@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,15 +24,24 @@ _ROPE_BASE = 10_000.0
 @dataclass(frozen=True, slots=True)
 class _Layer:
     attention_norm: Tensor  # [hidden]
-    query: Tensor  # [hidden, H * query dim]
-    entry: Tensor  # [hidden, E]
+    project: Tensor  # [hidden, H * query dim + E]: queries, then cache entries
     key_up: Tensor | None  # mla: [H, head_dim, latent_dim], takes a query into latent space
     value_up: Tensor | None  # mla: [H, latent_dim, head_dim]
     output: Tensor  # [H * head_dim, hidden]
     mlp_norm: Tensor  # [hidden]
-    gate: Tensor  # [hidden, mlp]
-    up: Tensor  # [hidden, mlp]
+    gate_up: Tensor  # [hidden, 2 * mlp]
     down: Tensor  # [mlp, hidden]
+
+
+class Rotation(NamedTuple):
+    """Rotary embedding of some positions, halves layout."""
+
+    cos: Tensor  # [n, 1, dim], each half the same
+    sin: Tensor  # [n, 1, dim], the first half negated
+
+    def apply(self, x: Tensor) -> Tensor:
+        """x: [n, heads, dim]"""
+        return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.sin)
 
 
 class Model:
@@ -59,14 +69,12 @@ class Model:
         self.layers = [
             _Layer(
                 attention_norm=ones(),
-                query=weight(shape.hidden, shape.heads * query_dim),
-                entry=weight(shape.hidden, shape.kv_elements),
+                project=weight(shape.hidden, shape.heads * query_dim + shape.kv_elements),
                 key_up=weight(shape.heads, shape.head_dim, shape.latent_dim) if mla else None,
                 value_up=weight(shape.heads, shape.latent_dim, shape.head_dim) if mla else None,
                 output=weight(shape.heads * shape.head_dim, shape.hidden),
                 mlp_norm=ones(),
-                gate=weight(shape.hidden, shape.mlp),
-                up=weight(shape.hidden, shape.mlp),
+                gate_up=weight(shape.hidden, 2 * shape.mlp),
                 down=weight(shape.mlp, shape.hidden),
             )
             for _ in range(shape.layers)
@@ -83,23 +91,32 @@ class Model:
         """[n] -> [n, hidden]"""
         return self.embedding[token_ids]
 
-    def project(self, layer: int, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """New tokens' queries [n, H, D] and cache entries [n, E]. x: [n, hidden]; positions: [n] int64."""
+    def rotation(self, positions: Tensor) -> Rotation:
+        """Rotary cosines and signed sines of positions [n] int64, for `project` of every layer.
+
+        Angles in float64, so that a position's rotation is the same whatever batch it is computed in.
+        """
+        angles = positions.to(torch.float64)[:, None, None] * self._inverse_frequency
+        cos, sin = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        return Rotation(torch.cat([cos, cos], dim=2), torch.cat([-sin, sin], dim=2))
+
+    def project(self, layer: int, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+        """New tokens' queries [n, H, D] and cache entries [n, E]. x: [n, hidden]."""
         shape, weights = self.shape, self.layers[layer]
-        x = self._norm(x, weights.attention_norm)
-        cos, sin = self._rotation(positions)
-        queries = (x @ weights.query).view(len(x), shape.heads, -1)
-        entries = x @ weights.entry
+        projected = self._norm(x, weights.attention_norm) @ weights.project
         if shape.attention == "gqa":
-            keys, values = entries.chunk(2, dim=1)
-            keys = _rotate(keys.view(len(x), shape.kv_heads, shape.head_dim), cos, sin).flatten(1)
-            return _rotate(queries, cos, sin), torch.cat([keys, values], dim=1)
+            rotated_heads = shape.heads + shape.kv_heads
+            width = rotated_heads * shape.head_dim
+            rotated = rotation.apply(projected[:, :width].view(len(x), rotated_heads, shape.head_dim))
+            keys = rotated[:, shape.heads :].flatten(1)
+            return rotated[:, : shape.heads], torch.cat([keys, projected[:, width:]], dim=1)
         assert weights.key_up is not None
-        plain, rotary = queries[..., : shape.head_dim], queries[..., shape.head_dim :]
-        absorbed = torch.einsum("nhd,hdl->nhl", plain, weights.key_up)
+        split = shape.heads * (shape.head_dim + shape.rope_dim)
+        queries, entries = projected[:, :split].view(len(x), shape.heads, -1), projected[:, split:]
+        absorbed = torch.einsum("nhd,hdl->nhl", queries[..., : shape.head_dim], weights.key_up)
+        queries = torch.cat([absorbed, rotation.apply(queries[..., shape.head_dim :])], dim=2)
         latent, key = entries[:, : shape.latent_dim], entries[:, shape.latent_dim :]
-        key = _rotate(key[:, None], cos, sin)[:, 0]
-        queries = torch.cat([absorbed, _rotate(rotary, cos, sin)], dim=2)
+        key = rotation.apply(key[:, None])[:, 0]
         return queries, torch.cat([functional.rms_norm(latent, (shape.latent_dim,)), key], dim=1)
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +165,8 @@ class Model:
         """[n, hidden] -> [n, hidden], without the residual."""
         weights = self.layers[layer]
         x = self._norm(x, weights.mlp_norm)
-        return (functional.silu(x @ weights.gate) * (x @ weights.up)) @ weights.down
+        gate, up = (x @ weights.gate_up).chunk(2, dim=1)
+        return (functional.silu(gate) * up) @ weights.down
 
     def next_tokens(self, x: Tensor) -> Tensor:
         """Greedy choice. [n, hidden] -> [n] int64"""
@@ -156,15 +174,3 @@ class Model:
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(x, (x.shape[-1],), weight, eps=1e-6)
-
-    def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [n, 1, dim/2]; angles in float64, so that a position's rotation is exact and the same
-        whatever batch it is computed in."""
-        angles = positions.to(torch.float64)[:, None, None] * self._inverse_frequency
-        return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding, halves layout. x: [n, heads, dim]"""
-    left, right = x.chunk(2, dim=-1)
-    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)

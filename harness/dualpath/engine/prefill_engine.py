@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,11 +22,11 @@ from torch import Tensor
 from dualpath.core.cluster import Cluster
 from dualpath.core.errors import CorruptBlockError
 from dualpath.core.hops import Route, Stage
-from dualpath.engine.data_path import DataPath
+from dualpath.engine.data_path import DataPath, Move
 from dualpath.engine.exact import TileRows, choose_exact, layer_tile
 from dualpath.engine.geometry import BlockGeometry, Piece
 from dualpath.engine.messages import BatchComputed, BatchSent, CheckedBlock, ChunkWork, PrefillBatch
-from dualpath.engine.model import Model
+from dualpath.engine.model import Model, Rotation
 from dualpath.engine.transport import Transport
 
 
@@ -54,6 +54,7 @@ class _Batch:
     def __init__(self, number: int, parts: list[_Part], layers: int) -> None:
         self.number = number
         self.parts = parts
+        self.rotation: Rotation | None = None  # of all new tokens; set when computing begins
         self.loaded = [threading.Event() for _ in range(layers)]
         self.computed = [threading.Event() for _ in range(layers)]
         self.sent = [threading.Event() for _ in range(layers)]
@@ -141,14 +142,16 @@ class PrefillEngine:
             self._slot_free[slot].wait()
             self._slot_free[slot] = batch.sent[layer]
             if self._moves_kv:
+                for move in [move for part in batch.parts for move in self._load_part(part, layer)]:
+                    move.wait()
                 for part in batch.parts:
-                    self._load_part(part, layer)
+                    self._digest(part, layer)
             batch.loaded[layer].set()
         if self._verify:
             for part in batch.parts:
                 self._compare(part)
 
-    def _load_part(self, part: _Part, layer: int) -> None:
+    def _load_part(self, part: _Part, layer: int) -> Iterator[Move]:
         work = part.work
         own, other = f"buffer/{self._engine}", f"buffer/{work.decode_engine}"
         sources: tuple[tuple[Stage, Route, str, list[int], int, int], ...] = (
@@ -161,7 +164,7 @@ class PrefillEngine:
             if first == end:
                 continue
             pieces = list(self._geometry.pieces(slots, layer, first, end - first, self._offset(part, layer, first)))
-            self._path.move(
+            yield self._path.post(
                 stage,
                 route,
                 end - first,
@@ -170,6 +173,9 @@ class PrefillEngine:
                 work.decode_engine,
                 lambda region=region, pieces=pieces: self._transport.read(region, self._hbm_name, pieces).wait(),  # type: ignore[misc]
             )
+
+    def _digest(self, part: _Part, layer: int) -> None:
+        """With verification: take the hit blocks' Layer Blocks of one layer into their checksums."""
         for block, digest in enumerate(part.digests):
             start = self._offset(part, layer, block * self._cluster.block_tokens)
             end = start + self._cluster.block_tokens * self._geometry.entry_bytes
@@ -218,6 +224,8 @@ class PrefillEngine:
     def _embed(self, batch: _Batch) -> list[Tensor]:
         """Hidden states: one tensor for the whole batch, or one per tile in deterministic mode."""
         if not self._deterministic:
+            positions = [torch.arange(part.cached, part.cached + part.new) for part in batch.parts]
+            batch.rotation = self._model.rotation(torch.cat(positions).to(self._model.device))
             return [self._model.embed(torch.cat([part.token_ids for part in batch.parts]))]
         return [
             rows.spread(self._model.embed(part.token_ids[first : first + rows.num]))
@@ -230,10 +238,8 @@ class PrefillEngine:
             return self._layer_exact(batch, layer, x)
         model = self._model
         hidden = x[0]
-        positions = torch.cat(
-            [torch.arange(part.cached, part.cached + part.new, device=hidden.device) for part in batch.parts]
-        )
-        queries, entries = model.project(layer, hidden, positions)
+        assert batch.rotation is not None
+        queries, entries = model.project(layer, hidden, batch.rotation)
         mixed: list[Tensor] = []
         first = 0
         for part in batch.parts:
@@ -301,13 +307,13 @@ class PrefillEngine:
         for layer in range(self._layers):
             batch.computed[layer].wait()
             if self._moves_kv:
-                for part in batch.parts:
-                    self._send_part(part, layer)
+                for move in [move for part in batch.parts for move in self._send_part(part, layer)]:
+                    move.wait()
             batch.sent[layer].set()
         batch.finished.wait()  # a batch is computed before it is sent, for the scheduler too
         self._emit(BatchSent(time.monotonic_ns() - self._path.zero_ns, batch.number))
 
-    def _send_part(self, part: _Part, layer: int) -> None:
+    def _send_part(self, part: _Part, layer: int) -> Iterator[Move]:
         work = part.work
         first_chunk = work.cached_tokens == work.hit_tokens
         ranges: tuple[tuple[Route, int, int], ...] = (
@@ -320,7 +326,7 @@ class PrefillEngine:
             pieces: list[Piece] = list(
                 self._geometry.pieces(work.decode_slots, layer, first, end - first, self._offset(part, layer, first))
             )
-            self._path.move(
+            yield self._path.post(
                 "forward",
                 route,
                 end - first,

@@ -206,6 +206,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
     setup = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineSetup)
     torch.set_num_threads(1)
+    sys.setswitchinterval(0.0005)  # the computing thread must not wait 5 ms for each short step of the others
     context = zmq.Context[zmq.Socket[bytes]](io_threads=1)
     socket = context.socket(zmq.DEALER)
     socket.linger = 2_000
