@@ -175,14 +175,14 @@ class _Reading:
         yield _Child(trajectory, end_s - duration_s, duration_s, waited_for)
 
     def _calls(self, where: str, items: list[Record]) -> list[_Call]:
-        """Requests in order; of twins the first, with the second's output where its own is empty."""
+        """Requests in order; of repeated ones the first, with the next one's output where its own is empty."""
         calls: list[_Call] = []
         previous: Record | None = None
         twin_done = False
         for index, item in enumerate(items):
             here = f"{where}: request {index}"
             call = self._call(here, item, previous)
-            if previous is not None and not twin_done and _is_twin(previous, item):
+            if previous is not None and _is_repeated(previous, item, twin_done):
                 twin_done = True
                 self.dropped["twin requests"] += 1
                 if calls and calls[-1].output == 0:
@@ -243,11 +243,11 @@ class _Reading:
         return Trajectory(name, tuple(turns), hash_block_tokens=self.block, hash_scope=self.scope)
 
 
-def _is_twin(first: Record, second: Record) -> bool:
-    """One call recorded twice: same prompt, once streamed and once not, or one of the two came back empty."""
+def _is_repeated(first: Record, second: Record, twin_done: bool) -> bool:
+    """One call recorded again: same prompt, once streamed and once not, or tried again as one came back empty."""
     same = first.get("in") == second.get("in") and first.get("hash_ids") == second.get("hash_ids")
     empty = first.get("out") == 0 or second.get("out") == 0
-    return same and (empty or {first.get("type"), second.get("type")} == {"s", "n"})
+    return same and (empty or (not twin_done and {first.get("type"), second.get("type")} == {"s", "n"}))
 
 
 def _parent_turn(calls: list[_Call], start_s: float) -> int:

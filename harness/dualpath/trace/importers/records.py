@@ -58,7 +58,7 @@ def number(where: str, record: Record, key: str) -> float | None:
 
 def integers(where: str, record: Record, key: str) -> tuple[int, ...]:
     value = record.get(key)
-    if not isinstance(value, list) or not all(type(item) is int for item in value):
+    if not isinstance(value, list) or not set(map(type, value)) <= {int}:
         raise TraceError(f"{where}: {key} must be a list of whole numbers. Check the format.")
     return tuple(value)
 
