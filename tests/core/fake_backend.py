@@ -60,7 +60,7 @@ class FakeBackend:
         self._chunks: dict[int, tuple[Chunk, ...]] = {}
         self._sent_ns: Counter[int] = Counter()  # by engine: when its latest batch is sent
         self._batches_seen: set[int] = set()
-        self._assigned_order: dict[int, list[int]] = {}  # DE -> requests assigned and not admitted, in order
+        self._assigned_order: dict[int, list[int]] = {}  # engine -> requests that wait for its buffer, in order
         self.prefill_buffer: Counter[int] = Counter()  # blocks in use, by engine
         self.decode_buffer: Counter[int] = Counter()
         self.decode_hbm: Counter[int] = Counter()
@@ -108,6 +108,26 @@ class FakeBackend:
     def unfinished(self) -> list[_Life]:
         return [life for life in self.lives.values() if not life.ended]
 
+    def check_nothing_idles(self) -> None:
+        """No request is first in line for all its buffers, fits, and was not admitted; none is loaded at an idle PE."""
+        memory, block_bytes = self._cluster.memory, self._cluster.block_bytes
+        for number in {queue[0] for queue in self._assigned_order.values() if queue}:
+            life = self.lives[number]
+            assert life.assigned is not None
+            if any(self._assigned_order[engine][0] != number for engine in self._buffers(life.assigned)):
+                continue
+            prefill_blocks = self.prefill_buffer[life.assigned.prefill_engine] + life.assigned.prefill_blocks
+            decode_blocks = self.decode_buffer[life.assigned.decode_engine]
+            decode_blocks += self._cluster.blocks(life.request.prompt_tokens)
+            assert (
+                prefill_blocks * block_bytes > memory.prefill_buffer_bytes
+                or decode_blocks * block_bytes > memory.decode_buffer_bytes
+            ), f"request {number} waits for nothing"
+        for life in self.lives.values():
+            loaded = life.admitted and not life.reads and not life.in_batch and not life.prompt_sent
+            if loaded and life.assigned is not None:
+                assert life.assigned.prefill_engine in self._batch_of, f"request {life.request.id} waits for nothing"
+
     def check_idle(self) -> None:
         """Everything has ended and nothing is held."""
         assert not self.unfinished()
@@ -140,14 +160,21 @@ class FakeBackend:
         self.tokens[command.prefill_engine] += request.prompt_tokens
         self.tokens[command.decode_engine] += total_tokens
         self.decode_hbm[command.decode_engine] += self._cluster.blocks(total_tokens)
-        self._assigned_order.setdefault(command.decode_engine, []).append(command.request)
+        for engine in self._buffers(command):
+            self._assigned_order.setdefault(engine, []).append(command.request)
+
+    @staticmethod
+    def _buffers(assigned: Assigned) -> list[int]:
+        """Engines whose buffer a request needs."""
+        return [assigned.decode_engine] + [assigned.prefill_engine] * (assigned.prefill_blocks > 0)
 
     def _admit(self, command: Admit) -> None:
         life = self.lives[command.request]
         assert life.assigned is not None
         assert not life.admitted
         life.admitted = True
-        assert self._assigned_order[life.assigned.decode_engine].pop(0) == command.request, "overtaken: may starve"
+        for engine in self._buffers(life.assigned):
+            assert self._assigned_order[engine].pop(0) == command.request, "overtaken: may starve"
         self.prefill_buffer[life.assigned.prefill_engine] += life.assigned.prefill_blocks
         self.decode_buffer[life.assigned.decode_engine] += self._cluster.blocks(life.request.prompt_tokens)
 

@@ -101,6 +101,7 @@ def play(world: World) -> Played:
         backend.execute(commands)
         scheduler.load.check()
         check_books(scheduler, backend)
+        backend.check_nothing_idles()
 
     coming = list(reversed(world.requests))
     while coming or backend.unfinished():
