@@ -1,6 +1,7 @@
 """Fit the population of the synthesized traces to Table 2 of the paper: python traces/fit_synth.py [TRAJECTORIES]
 
-Prints the population and each set's factors, to be copied into dualpath/trace/synth.py. About two minutes.
+Prints the population, to be copied into dualpath/trace/synth.py, and each set's factors for the population that
+stands there: copy the one, run again, copy the others. About a minute.
 Levenberg-Marquardt under fixed randomness; every residual is an error over the tolerance given beside it.
 """
 
@@ -10,7 +11,6 @@ import sys
 from dataclasses import asdict, replace
 
 import numpy as np
-
 from dualpath.trace.population import (
     MAX_TURNS,
     Draw,
@@ -64,7 +64,8 @@ def main() -> None:
             damped = square + damping * np.diag(np.diag(square))
             tried = best - np.linalg.solve(damped, slopes.T @ errors).clip(-0.4, 0.4)
             new = _errors(tried, centre, noise)
-            gain = errors @ errors - new @ new
+            change = float(errors @ errors - new @ new)
+            gain = change if np.isfinite(change) else 0.0  # parameters beyond reason give nan
             damping *= 0.25 if gain > 0 else 4
         if gain <= 0:
             break
@@ -77,7 +78,7 @@ def main() -> None:
         print(f"{name}={value:.4g}")
     _print_fit(population, noise)
     for name, chosen in SETS.items():
-        factors, _ = calibrate(chosen, draw_noise(count, (7,)))
+        factors, _ = calibrate(replace(chosen, factors={}), draw_noise(count, (7,)))
         print(name, {knob: round(factor, 3) for knob, factor in factors.items()})
 
 

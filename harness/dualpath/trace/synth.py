@@ -35,23 +35,23 @@ _NUDGE = 0.02
 # Fitted by traces/fit_synth.py to all fifteen numbers of Table 2 at once, to a turn count with a coefficient of
 # variation of 0.65 and a maximum of 3.75 means, and to 0.86 of turns x output generated per trajectory.
 POPULATION = Population(
-    first_prompt_mean=4852.0,
-    first_prompt_spread=0.687,
-    append_mean=465.0,
-    append_spread=0.295,
+    first_prompt_mean=4789.0,
+    first_prompt_spread=0.6703,
+    append_mean=458.3,
+    append_spread=0.3123,
     append_turn_spread=1.1,
-    append_decline_turns=45.3,
-    append_decline=0.933,
-    generate_mean=151.0,
-    generate_spread=0.473,
+    append_decline_turns=46.31,
+    append_decline=0.9259,
+    generate_mean=149.3,
+    generate_spread=0.4761,
     generate_turn_spread=1.0,
-    generate_growth=0.174,
-    rate_correlation=0.526,
+    generate_growth=0.183,
+    rate_correlation=0.4659,
     generate_autocorrelation=0.3,
     append_generate_correlation=0.17,
-    early_end_share=0.138,
-    early_end_mean=3915.0,
-    late_end_mean=728_000.0,
+    early_end_share=0.1382,
+    early_end_mean=3896.0,
+    late_end_mean=616_100.0,
 )
 
 # What calibration may change, and how far it tends to: the standard deviation of each factor's logarithm.
@@ -80,9 +80,9 @@ class TraceSet:
 
 # Each set's factors on the population, found by traces/fit_synth.py with blocks of 2000.
 _FACTORS: dict[str, tuple[float, ...]] = {  # in the order of KNOBS
-    "32k": (0.934, 1.034, 1.059, 0.851, 0.924, 1.038, 1.045, 0.926, 0.868, 1.036),
-    "48k": (0.942, 0.975, 1.011, 0.938, 1.045, 1.002, 1.011, 0.832, 0.99, 1.057),
-    "64k": (0.975, 0.967, 1.006, 0.97, 1.042, 1.001, 1.013, 0.83, 1.004, 1.065),
+    "32k": (0.979, 1.005, 1.062, 0.74, 0.923, 1.036, 1.181, 0.939, 0.625, 1.237),
+    "48k": (1.087, 0.918, 1.01, 0.884, 1.038, 1.007, 1.011, 0.892, 0.916, 1.078),
+    "64k": (1.105, 0.933, 1.013, 0.937, 1.03, 1.009, 1.027, 0.886, 0.913, 1.116),
 }
 
 SETS: dict[str, TraceSet] = {
