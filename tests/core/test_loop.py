@@ -216,7 +216,7 @@ def ends(t_ns: int, request: int) -> list[Event]:
 
 
 def test_the_loop_waits_until_the_next_known_turn_and_counts_from_the_last_token() -> None:
-    backend = Scripted([(30, []), (40, ends(40, 0)), (90, ends(90, 1)), (95, ends(95, 2))])
+    backend = Scripted([(30, []), (45, ends(40, 0)), (90, ends(90, 1)), (95, ends(95, 2))])
     rows = through(backend, [Trajectory("a", (Turn(3, 1), Turn(1, 1))), Trajectory("b", (Turn(5, 1),))], [0, 30])
     assert backend.waits == [30, None, None, None]
     due = [(event.t_ns, event.request.trajectory) for event in rows.events if isinstance(event, TurnDue)]

@@ -325,3 +325,12 @@ def test_events_at_one_time_are_served_in_the_order_given() -> None:
         commands = [command for event in due for command in scheduler.handle(event)]
         orders.append([command.prefill_engine for command in commands if isinstance(command, Assigned)])
     assert orders[0] == orders[1] == [0, 1, 0]
+
+
+def test_round_robin_alternates_sides_over_requests_with_a_hit() -> None:
+    scheduler = Scheduler(small_cluster(), ARMS["dualpath-rr"])
+    routes: list[tuple[int, int]] = []
+    for number, hit_blocks in enumerate([2, 0, 2, 0, 2]):
+        commands = scheduler.handle(TurnDue(0, Request(number, number, 0, 10, 1, hit_blocks)))
+        routes += [(c.prefill_blocks, c.decode_blocks) for c in commands if isinstance(c, Assigned)]
+    assert routes == [(2, 0), (0, 0), (0, 2), (0, 0), (2, 0)]
