@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from dualpath.core.errors import TraceError
 from dualpath.trace.commands import (
     FORMATS,
