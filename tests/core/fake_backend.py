@@ -56,7 +56,8 @@ class FakeBackend:
         self._now_ns = 0
         self._queue: list[tuple[int, int, Event]] = []
         self._num_scheduled = 0
-        self._batch_of: dict[int, int] = {}  # computing engine -> batch
+        self._batches_of: dict[int, list[int]] = {}  # engine -> batches not yet computed, in order
+        self._computed_ns: Counter[int] = Counter()  # by engine: when its latest batch is computed
         self._chunks: dict[int, tuple[Chunk, ...]] = {}
         self._sent_ns: Counter[int] = Counter()  # by engine: when its latest batch is sent
         self._batches_seen: set[int] = set()
@@ -126,13 +127,14 @@ class FakeBackend:
         for life in self.lives.values():
             loaded = life.admitted and not life.reads and not life.in_batch and not life.prompt_sent
             if loaded and life.assigned is not None:
-                assert life.assigned.prefill_engine in self._batch_of, f"request {life.request.id} waits for nothing"
+                under_way = self._batches_of.get(life.assigned.prefill_engine, [])
+                assert len(under_way) == self._cluster.prefill_in_flight, f"request {life.request.id} waits for nothing"
 
     def check_idle(self) -> None:
         """Everything has ended and nothing is held."""
         assert not self.unfinished()
         assert not self._queue
-        assert not self._batch_of
+        assert not any(self._batches_of.values())
         assert not self._chunks
         for held in (self.prefill_buffer, self.decode_buffer, self.decode_hbm, self.tokens, self.read_queue):
             assert not any(held.values())
@@ -196,11 +198,12 @@ class FakeBackend:
         self._push(done_ns, ReadDone(done_ns, command.request, command.side))
 
     def _prefill(self, command: Prefill) -> None:
-        assert command.engine not in self._batch_of, "a PE has two batches"
+        under_way = self._batches_of.setdefault(command.engine, [])
+        assert len(under_way) < self._cluster.prefill_in_flight, "a PE has too many batches"
+        under_way.append(command.batch)
         assert command.batch not in self._batches_seen
         assert command.chunks
         self._batches_seen.add(command.batch)
-        self._batch_of[command.engine] = command.batch
         self._chunks[command.batch] = command.chunks
         blocks = 0
         for position, chunk in enumerate(command.chunks):
@@ -223,7 +226,8 @@ class FakeBackend:
         layers = min(2, self._cluster.model.layers) if self._arm.layerwise else self._cluster.model.layers
         layer_block_bytes = self._cluster.block_tokens * self._cluster.model.kv_layer_bytes
         assert blocks * layers * layer_block_bytes <= self._cluster.memory.prefill_hbm_bytes
-        computed_ns = self._later(self._now_ns)
+        computed_ns = self._later(max(self._now_ns, self._computed_ns[command.engine]))
+        self._computed_ns[command.engine] = computed_ns
         sent_ns = self._later(max(computed_ns, self._sent_ns[command.engine]))
         self._sent_ns[command.engine] = sent_ns
         self._push(computed_ns, PrefillComputed(computed_ns, command.engine, command.batch, self._now_ns))
@@ -268,7 +272,7 @@ class FakeBackend:
                 else:
                     self.read_queue[self._cluster.node_of(life.assigned.decode_engine)] -= life.assigned.decode_blocks
             case PrefillComputed(engine=engine, batch=batch):
-                assert self._batch_of.pop(engine) == batch
+                assert self._batches_of[engine].pop(0) == batch
             case PrefillSent(batch=batch):
                 for chunk in self._chunks.pop(batch):
                     life = self.lives[chunk.request]

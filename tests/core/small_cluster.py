@@ -25,6 +25,7 @@ def small_cluster(
     beta_tokens: int = 10**6,
     quota_pairs: float = 1e9,
     z_factor: float = 1.05,
+    prefill_in_flight: int = 1,
 ) -> Cluster:
     """prefill, decode: (nodes, engines per node). Memories: blocks per engine. quota_pairs: (new, attended) pairs."""
     return Cluster(
@@ -50,4 +51,5 @@ def small_cluster(
             attention_ns_per_pair=1.0,
         ),
         block_tokens=BLOCK_TOKENS,
+        prefill_in_flight=prefill_in_flight,
     )

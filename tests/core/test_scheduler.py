@@ -68,6 +68,7 @@ def worlds(draw: st.DrawFn) -> World:
         alpha_tokens=draw(st.sampled_from([0, 20, 10**6])),
         beta_tokens=draw(st.sampled_from([0, 30, 10**6])),
         quota_pairs=draw(st.sampled_from([0, 1, 40, 300, 1e9])),
+        prefill_in_flight=draw(st.integers(1, 3)),
     )
     count = draw(st.integers(1, 25))
     due_ns = 0
