@@ -19,7 +19,7 @@ from dualpath.core.arms import ARMS
 from dualpath.core.errors import DualpathError
 from dualpath.doctor import probe
 from dualpath.progress import TurnProgress
-from dualpath.replay import Plan, replay
+from dualpath.replay import FeedMode, Plan, replay
 from dualpath.report.write import write_report
 from dualpath.results.compare import Interval, compare
 from dualpath.results.run import Run
@@ -30,17 +30,14 @@ VOID, BAD_INPUT = 2, 3
 _PATH = click.Path(path_type=Path)
 
 
-class _Scale(click.ParamType):
-    name = "fraction"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
-        try:
-            scale = Fraction(value)
-        except (ValueError, ZeroDivisionError):
-            self.fail(f"{value!r} is not a fraction; write 1/8 or 0.125", param, ctx)
-        if not 0 < scale <= 1:
-            self.fail(f"{value} is outside (0, 1]", param, ctx)
-        return scale
+def _scale(context: click.Context, parameter: click.Parameter, value: str) -> Fraction:
+    try:
+        scale = Fraction(value)
+    except (ValueError, ZeroDivisionError):
+        raise click.BadParameter(f"{value!r} is not a fraction; write 1/8 or 0.125", context, parameter) from None
+    if not 0 < scale <= 1:
+        raise click.BadParameter(f"{value} is outside (0, 1]", context, parameter)
+    return scale
 
 
 def main() -> None:
@@ -100,7 +97,7 @@ def doctor(directory: Path, as_json: bool) -> None:
 @click.option("--rate", type=float, help="Online: trajectories per second, Poisson. Default: all start together.")
 @click.option("--recorded", is_flag=True, help="Trajectories arrive when the trace says.")
 @click.option("--gap-scale", type=click.FloatRange(0), default=0.0, show_default=True, help="Factor on recorded gaps.")
-@click.option("--scale", type=_Scale(), default="1", show_default=True, help="Factor on all lengths, such as 1/8.")
+@click.option("--scale", callback=_scale, default="1", show_default=True, help="Factor on all lengths, such as 1/8.")
 @click.option("--max-len", type=click.IntRange(2), help="Truncate trajectories at so many tokens, after scaling.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Token ids, weights, arrivals, copies.")
 @click.option("--repeat", type=click.IntRange(0), default=0, help="Number of this repeat, for the record.")
@@ -123,7 +120,7 @@ def replay_command(
     """Replay TRACE through the real engine, one arm, into a run directory."""
     if rate is not None and recorded:
         raise click.UsageError("--rate and --recorded exclude each other: arrivals are Poisson or recorded")
-    mode = "online" if rate is not None else "recorded" if recorded else "offline"
+    mode: FeedMode = "online" if rate is not None else "recorded" if recorded else "offline"
     plan = Plan(trace, cluster, arm, output, agents, mode=mode, rate_per_s=rate, **options)
     with TurnProgress(f"{arm} on {cluster.stem}") as progress:
         outcome = replay(plan, progress.update)
