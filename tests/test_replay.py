@@ -116,7 +116,7 @@ def _recomputed(trace_file: Path, cluster_path: Path) -> tuple[dict[tuple[str, i
     blocks: dict[bytes, bytes] = {}
     torch.set_num_threads(1)
     with TraceFile.open(trace_file) as trace:
-        trajectories = select(trace, 4, 0)
+        trajectories = [trajectory for family in select(trace, 4, 0) for trajectory in family]
     for trajectory in trajectories:
         stream = TokenStream(trajectory, seed=0, vocab=cluster.model.vocab)
         for turn in range(len(trajectory.turns)):
@@ -184,7 +184,7 @@ def test_one_flipped_bit_in_storage_ends_the_run_and_is_named(
     assert _run(trace_file, cluster, tmp_path / "first", "dualpath", store=store).status == "ok"
     layout = store_layout(load_cluster(cluster).cluster)
     with TraceFile.open(trace_file) as trace:
-        first = next(iter(select(trace, 1, 0)))
+        first = next(select(trace, 1, 0))[0]
     key = TokenStream(first, seed=0, vocab=128).keys(0, 16)[0]
     location = scan(store, layout)[key]
     segment = store / f"{location.segment}.seg"

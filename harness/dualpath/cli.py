@@ -19,11 +19,12 @@ from dualpath.core.arms import ARMS
 from dualpath.core.errors import DualpathError
 from dualpath.doctor import probe
 from dualpath.progress import TurnProgress
-from dualpath.replay import FeedMode, Plan, replay
+from dualpath.replay import Plan, replay
 from dualpath.report.write import write_report
 from dualpath.results.compare import Interval, compare
 from dualpath.results.run import Run
 from dualpath.trace.commands import FORMATS, export_trace, import_trace, show_stats, synthesize_to, validate_file
+from dualpath.trace.starts import FeedMode
 
 VOID, BAD_INPUT = 2, 3
 

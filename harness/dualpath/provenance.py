@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,16 @@ from typing import Any
 from dualpath.core.cluster import Cluster
 
 _PACKAGES = ("dualpath", "torch", "numpy", "pyarrow", "polars", "pyzmq", "msgspec", "xxhash")
+
+
+def provenance() -> dict[str, Any]:
+    """The part of run.json that is not the plan's."""
+    return {
+        **repository(),
+        "host": host(),
+        "versions": versions(),
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def repository() -> dict[str, Any]:

@@ -23,6 +23,7 @@ from dualpath.core.scheduler import Scheduler
 from dualpath.core.trajectory import Trajectory, Turn
 from fake_backend import FakeBackend
 from small_cluster import BLOCK_TOKENS, small_cluster
+from starting import starting
 
 
 class Rows:
@@ -72,7 +73,7 @@ def replay(arm: str, seed: int, trajectories: list[Trajectory], arrivals_ns: lis
     scheduler, rows = Scheduler(cluster, ARMS[arm]), Rows()
     backend = FakeBackend(cluster, ARMS[arm], seed)
     requests = Requests(trajectories)
-    feed = Feed(trajectories, arrivals_ns, gap_scale=1.0)
+    feed = Feed(starting(trajectories, arrivals_ns), gap_scale=1.0)
     run(feed, lambda due: backend.submit(requests(due)), scheduler, backend, rows, lambda: 0)
     assert feed.finished
     assert scheduler.flights == {}
@@ -129,7 +130,7 @@ def test_parents_and_sub_agents_through_the_loop() -> None:
         Trajectory("y", (turn,), "p", 0),
         Trajectory("z", (turn,), "x", 0),
     ]
-    rows, _ = replay("dualpath", 1, trajectories, [0] * 4)
+    rows, _ = replay("dualpath", 1, trajectories, [0])
     order = [(e.request.trajectory, e.request.turn) for e in rows.events if isinstance(e, TurnDue)]
     assert order[0] == (0, 0)
     assert order[-1] == (0, 1)
@@ -169,7 +170,7 @@ class AllAtOnce:
 def through(backend: Backend, trajectories: list[Trajectory], arrivals_ns: list[int]) -> Rows:
     rows, requests = Rows(), Requests(trajectories)
     scheduler = Scheduler(small_cluster(), ARMS["dualpath"])
-    run(Feed(trajectories, arrivals_ns), requests, scheduler, backend, rows, lambda: 0)
+    run(Feed(starting(trajectories, arrivals_ns)), requests, scheduler, backend, rows, lambda: 0)
     return rows
 
 
@@ -238,7 +239,7 @@ def test_only_the_decision_is_priced() -> None:
     rows = Rows()
     scheduler = Scheduler(small_cluster(), ARMS["basic"])
     run(
-        Feed(trajectories, [0]),
+        Feed(starting(trajectories)),
         Requests(trajectories),
         scheduler,
         Scripted([(40, ends(40, 0))]),

@@ -335,3 +335,18 @@ def test_round_robin_alternates_sides_over_requests_with_a_hit() -> None:
         commands = scheduler.handle(TurnDue(0, Request(number, number, 0, 10, 1, hit_blocks)))
         routes += [(c.prefill_blocks, c.decode_blocks) for c in commands if isinstance(c, Assigned)]
     assert routes == [(2, 0), (0, 0), (0, 2), (0, 0), (2, 0)]
+
+
+@pytest.mark.parametrize(("prefill", "decode"), [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4)])
+def test_round_robin_reads_on_every_node(prefill: int, decode: int) -> None:
+    """Half of the blocks on each side, shared equally by its nodes: alternation must not fall into step with
+    placement."""
+    cluster = small_cluster((prefill, 1), (decode, 1))
+    scheduler = Scheduler(cluster, ARMS["dualpath-rr"])
+    read = [0] * cluster.num_nodes
+    for number in range(32):
+        for command in scheduler.handle(TurnDue(0, Request(number, number, 0, 10, 1, 2))):
+            if isinstance(command, Assigned):
+                read[cluster.node_of(command.prefill_engine)] += command.prefill_blocks
+                read[cluster.node_of(command.decode_engine)] += command.decode_blocks
+    assert read == [32 // prefill] * prefill + [32 // decode] * decode

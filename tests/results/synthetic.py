@@ -22,6 +22,7 @@ def turn(trajectory: str, index: int, due_ns: int, end_ns: int, **columns: Any) 
     step = (end_ns - due_ns) // 8
     generate = columns.get("generate_tokens", 3)
     row: dict[str, Any] = {
+        "request": 0,
         "trajectory": trajectory,
         "turn": index,
         "append_tokens": 64,
@@ -33,6 +34,8 @@ def turn(trajectory: str, index: int, due_ns: int, end_ns: int, **columns: Any) 
         "route": "prefill" if index else "none",
         "prefill_engine": 0,
         "decode_engine": 1,
+        "prefill_queue_tokens": 0,
+        "decode_queue_tokens": 0,
         "due_ns": due_ns,
         "scheduled_ns": due_ns + step,
         "read_start_ns": due_ns + 2 * step,

@@ -1,20 +1,50 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
+from itertools import chain
+from typing import Any
 
 import pytest
 from dualpath.core.errors import TraceError
 from dualpath.core.trajectory import Trajectory, Turn
 from dualpath.trace.reader import TraceFile
-from dualpath.trace.select import select
+from dualpath.trace.select import select as families_of
 from dualpath.trace.tokens import TokenStream
 
 SHORT = (Turn(100, 10), Turn(20, 10), Turn(20, 10, keep_tokens=50))
 LONG = (Turn(900, 10), Turn(20, 10))
 
 
+def select(*args: Any, **options: Any) -> list[Trajectory]:
+    """All families in a row."""
+    return list(chain.from_iterable(families_of(*args, **options)))
+
+
 def _ids(trajectories: list[Trajectory]) -> list[str]:
     return [trajectory.id for trajectory in trajectories]
+
+
+def test_families_are_read_as_they_are_asked_for(write, monkeypatch) -> None:
+    path = write([Trajectory(f"a{number}", SHORT) for number in range(50)])
+    with TraceFile.open(path) as trace:
+        read: list[str] = []
+        whole = trace.trajectories
+
+        def counted() -> Iterator[Trajectory]:
+            for trajectory in whole():
+                read.append(trajectory.id)
+                yield trajectory
+
+        monkeypatch.setattr(trace, "trajectories", counted)
+        families = families_of(trace, 40, 1)
+        assert [next(families)[0].id for _ in range(3)] == ["a0", "a1", "a2"]
+        assert len(read) == 4, "one more, to see that the family is complete"
+
+
+def test_without_a_number_the_whole_file(write) -> None:
+    with TraceFile.open(write([Trajectory(name, SHORT) for name in "abc"])) as trace:
+        assert _ids(select(trace, None, 1)) == ["a", "b", "c"]
 
 
 def test_first_in_file_order_and_children_come_along(write) -> None:

@@ -1,7 +1,9 @@
 """Read side policies: how many of a request's hit blocks each side reads (paper 5.4, section 6.1).
 
 Each is a function (hit_blocks, prefill_queue, decode_queue, turn) -> blocks read on the prefill side; the decode
-side reads the rest. Queues are in blocks waiting on the two nodes' storage NICs; `turn` counts choices so far.
+side reads the rest. Queues are in blocks waiting on the two nodes' storage NICs; `turn` counts the choices so far for
+the request's pair of engines (one count for all would fall into step with round-robin placement: with two DEs, every
+second request goes to the second one, and the first would never read).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ The real engine and the simulator both run this very code (DESIGN: one scheduler
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from dualpath.core.arms import Arm
@@ -48,7 +48,7 @@ class Scheduler:
         self.flights: dict[int, Flight] = {}
         self._placement = (RoundRobinPlacement if arm.placement == "round-robin" else AdaptivePlacement)(cluster)
         self._read_side = READ_SIDES[arm.read_side]
-        self._routes_chosen = 0
+        self._routes_chosen: Counter[tuple[int, int]] = Counter()  # by the request's pair of engines
         self._waiting: list[Flight] = []  # assigned, no buffers yet, in order
         self._engines = [_PrefillEngine() for _ in range(cluster.num_prefill)]
         self._batches: dict[int, tuple[Chunk, ...]] = {}
@@ -103,9 +103,12 @@ class Scheduler:
             decode_node = self.cluster.node_of(flight.decode_engine)
             prefill_queue, decode_queue = queues[prefill_node], queues[decode_node]
             if hit_blocks:
-                flight.prefill_blocks = self._read_side(hit_blocks, prefill_queue, decode_queue, self._routes_chosen)
+                pair = flight.prefill_engine, flight.decode_engine
+                flight.prefill_blocks = self._read_side(
+                    hit_blocks, prefill_queue, decode_queue, self._routes_chosen[pair]
+                )
                 flight.decode_blocks = hit_blocks - flight.prefill_blocks
-                self._routes_chosen += 1
+                self._routes_chosen[pair] += 1
                 queues[prefill_node] += flight.prefill_blocks
                 queues[decode_node] += flight.decode_blocks
             self._waiting.append(flight)

@@ -139,11 +139,9 @@ class EngineBackend:
         for fd in fds:
             os.close(fd)
         pacer.close()
-        for message in self._processes.receive_from_all(Hello):
+        for message in self._processes.first_messages():
             self._refuse_failure(message)
-            assert isinstance(message, Hello)
-            if message.token != self._processes.token:
-                raise WorkerError(f"engine {message.engine} said hello with another run's token; refused")
+            assert isinstance(message, Hello), "an engine's first message, if it has not failed"
             self.hellos.append(message)
         self._zero_ns = time.monotonic_ns()
         for engine in range(cluster.num_engines):
@@ -173,14 +171,10 @@ class EngineBackend:
                 case Decode():
                     self._decode(command)
 
-    def finish(self) -> None:
-        """Ask every engine for its counts; they then exit."""
-        for engine in range(self._cluster.num_engines):
-            self._processes.forget(engine)
-            self._processes.send(engine, Shutdown())
-        for message in self._processes.receive_from_all(Summary):
-            if isinstance(message, Summary):
-                self.summaries.append(message)
+    def finish(self) -> list[WorkerError]:
+        """Ask every engine that still lives for its counts; they then exit. Returns why others did not answer."""
+        self.summaries, errors = self._processes.last_messages(Shutdown())
+        return errors
 
     def close(self) -> None:
         self._processes.close()

@@ -6,7 +6,12 @@ import msgspec
 
 from dualpath.engine.store import Location
 
-TOKEN_VARIABLE = "DUALPATH_TOKEN"  # environment variable: what an engine must say to be heard
+TOKEN_VARIABLE = "DUALPATH_TOKEN"  # environment variable that takes a run's token to its engines
+
+
+def identity(engine: int, token: str) -> bytes:
+    """An engine's name on the coordinator's socket; nobody but the run's engines can know it."""
+    return f"{engine}-{token}".encode()
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
@@ -82,7 +87,6 @@ class Shutdown(Message, frozen=True):
 
 class Hello(Message, frozen=True):
     engine: int
-    token: str
     direct_io: bool
     direct_io_note: str
 

@@ -35,8 +35,8 @@ class NullEngine:
     def start(self, zero_ns: int) -> None:
         self._zero_ns = zero_ns
 
-    def hello(self, token: str) -> Hello:
-        return Hello(self._engine, token, True, "")
+    def hello(self) -> Hello:
+        return Hello(self._engine, True, "")
 
     def summary(self) -> Summary:
         return Summary(self._engine, [], [])

@@ -16,14 +16,22 @@ import msgspec
 import zmq
 
 from dualpath.core.errors import WorkerError
-from dualpath.engine.messages import TOKEN_VARIABLE, EngineSetup, Failed, Hello, Summary, ToCoordinator, ToEngine
+from dualpath.engine.messages import (
+    TOKEN_VARIABLE,
+    EngineSetup,
+    Failed,
+    Summary,
+    ToCoordinator,
+    ToEngine,
+    identity,
+)
 
 _START_TIMEOUT_S = 60
 _END_TIMEOUT_S = 10
 
 
 class EngineProcesses:
-    """One process per engine and the socket to them. Use as a context manager."""
+    """One process per engine and the socket to them. Who does not know the run's token is not heard."""
 
     def __init__(self, log_directory: Path, host: str = "127.0.0.1") -> None:
         self._log_directory = log_directory
@@ -32,18 +40,20 @@ class EngineProcesses:
         self._socket.linger = 0
         self._socket.router_mandatory = True
         self.address = f"tcp://{host}:{self._socket.bind_to_random_port(f'tcp://{host}')}"
-        self.token = secrets.token_hex(16)
+        self._token = secrets.token_hex(16)
         self._decoder = msgspec.msgpack.Decoder(ToCoordinator)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._pidfds: dict[int, int] = {}  # pidfd -> engine
+        self._engines: dict[bytes, int] = {}  # identity on the socket -> engine
+        self._dead: list[int] = []  # engines whose death is still to be told
 
     def start(self, setup: EngineSetup) -> None:
         """Start one engine; it inherits the memory it is to share."""
         log = (self._log_directory / f"engine-{setup.engine}.log").open("wb")
         environment = dict(os.environ)
-        environment[TOKEN_VARIABLE] = self.token
+        environment[TOKEN_VARIABLE] = self._token
         environment.setdefault("OMP_NUM_THREADS", "1")
         with log:
             child = subprocess.Popen(
@@ -55,6 +65,7 @@ class EngineProcesses:
                 pass_fds=[setup.pacer_fd, *(fd for fd in setup.buffer_fds if fd >= 0)],
             )
         self._children[setup.engine] = child
+        self._engines[identity(setup.engine, self._token)] = setup.engine
         pidfd = os.pidfd_open(child.pid)
         self._pidfds[pidfd] = setup.engine
         self._poller.register(pidfd, zmq.POLLIN)
@@ -68,48 +79,74 @@ class EngineProcesses:
 
     def send(self, engine: int, message: ToEngine) -> None:
         try:
-            self._socket.send_multipart([str(engine).encode(), msgspec.msgpack.encode(message)])
+            self._socket.send_multipart([identity(engine, self._token), msgspec.msgpack.encode(message)])
         except zmq.ZMQError as error:
             raise WorkerError(f"engine {engine} cannot be reached: {error}{self._last_words(engine)}") from error
 
     def receive(self, timeout_s: float) -> list[ToCoordinator]:
-        """Messages that have come, or come within the time. Raises WorkerError where an engine has died."""
-        ready = dict(self._poller.poll(math.ceil(max(0.0, timeout_s) * 1e3)))
-        messages: list[ToCoordinator] = []
-        if self._socket in ready:
-            while True:
-                try:
-                    _, payload = self._socket.recv_multipart(zmq.NOBLOCK)
-                except zmq.Again:
-                    break
-                messages.append(self._decoder.decode(payload))
-        if messages:
-            return messages  # a dying engine's last message says more than its exit status
-        for pidfd in ready:
-            if pidfd in self._pidfds:
-                self._died(self._pidfds[pidfd])
+        """Messages that have come, or come within the time. Raises WorkerError where an engine has died; what others
+        had sent until then is returned first: a dying engine's last message says more than its exit status."""
+        messages = self._poll(0.0 if self._dead else timeout_s)
+        if not messages and self._dead:
+            raise self._death(self._dead[0])
         return messages
 
-    def receive_from_all(self, kind: type[Hello] | type[Summary]) -> list[Hello | Summary | Failed]:
-        """One message of a kind from every engine; others that come meanwhile are dropped, but a failure ends the
-        wait and is returned last."""
+    def first_messages(self) -> list[ToCoordinator]:
+        """The first message of every engine, or those until one has failed. Raises WorkerError."""
         deadline_s = time.monotonic() + _START_TIMEOUT_S
-        waiting = set(self._children)
-        found: list[Hello | Summary | Failed] = []
-        while waiting:
+        found: list[ToCoordinator] = []
+        while len(found) < len(self._children) and not any(isinstance(message, Failed) for message in found):
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
-                raise WorkerError(f"engines {sorted(waiting)} did not answer within {_START_TIMEOUT_S} s")
-            for message in self.receive(left_s):
-                if isinstance(message, Failed):
-                    return [*found, message]
-                if isinstance(message, kind):
-                    found.append(message)
-                    waiting.discard(message.engine)
+                raise WorkerError(
+                    f"only {len(found)} of {len(self._children)} engines were ready within {_START_TIMEOUT_S} s; "
+                    f"their logs are in {self._log_directory}"
+                )
+            found += self.receive(left_s)
         return found
 
-    def forget(self, engine: int) -> None:
-        """From here on the engine may exit."""
+    def last_messages(self, message: ToEngine) -> tuple[list[Summary], list[WorkerError]]:
+        """Send `message` to every engine and collect the summaries of those that answer; why others did not."""
+        summaries: list[Summary] = []
+        errors: list[WorkerError] = []
+        waiting: set[int] = set()
+        for engine in self._children:
+            try:
+                self.send(engine, message)
+                waiting.add(engine)
+            except WorkerError as error:
+                errors.append(error)
+        deadline_s = time.monotonic() + _END_TIMEOUT_S
+        while waiting and time.monotonic() < deadline_s:
+            for answer in self._poll(deadline_s - time.monotonic()):
+                if isinstance(answer, Summary):
+                    summaries.append(answer)
+                    waiting.discard(answer.engine)
+            errors += [self._death(engine) for engine in self._dead if engine in waiting]
+            waiting -= set(self._dead)
+        errors += [WorkerError(f"engine {engine} gave no counts within {_END_TIMEOUT_S} s") for engine in waiting]
+        return summaries, errors
+
+    def _poll(self, timeout_s: float) -> list[ToCoordinator]:
+        """Messages that have come or come within the time; engines found dead join `_dead`."""
+        ready = dict(self._poller.poll(math.ceil(max(0.0, timeout_s) * 1e3)))
+        messages: list[ToCoordinator] = []
+        while self._socket in ready:
+            try:
+                sender, *payload = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            if sender in self._engines and len(payload) == 1:
+                messages.append(self._decoder.decode(payload[0]))
+        for pidfd in ready:
+            if pidfd in self._pidfds:
+                engine = self._pidfds[pidfd]
+                self._dead.append(engine)
+                self._forget(engine)
+        return messages
+
+    def _forget(self, engine: int) -> None:
+        """Watch the engine's process no longer."""
         for pidfd, owner in list(self._pidfds.items()):
             if owner == engine:
                 self._poller.unregister(pidfd)
@@ -117,9 +154,9 @@ class EngineProcesses:
                 del self._pidfds[pidfd]
 
     def close(self) -> None:
-        """End all engines, by force where they do not end by themselves."""
+        """End all engines, by force where they do not end by themselves. Idempotent."""
         for engine, child in self._children.items():
-            self.forget(engine)
+            self._forget(engine)
             if child.poll() is None:
                 child.send_signal(signal.SIGTERM)
         deadline_s = time.monotonic() + _END_TIMEOUT_S
@@ -132,11 +169,11 @@ class EngineProcesses:
         self._socket.close()
         self._context.term()
 
-    def _died(self, engine: int) -> None:
+    def _death(self, engine: int) -> WorkerError:
         child = self._children[engine]
         status = child.wait()
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-        raise WorkerError(f"engine {engine} (pid {child.pid}) {how}{self._last_words(engine)}")
+        return WorkerError(f"engine {engine} (pid {child.pid}) {how}{self._last_words(engine)}")
 
     def _last_words(self, engine: int) -> str:
         path = self._log_directory / f"engine-{engine}.log"

@@ -39,6 +39,7 @@ from dualpath.engine.messages import (
     StartDecode,
     Summary,
     ToEngine,
+    identity,
 )
 from dualpath.engine.meter import Meter
 from dualpath.engine.model import Model
@@ -152,11 +153,11 @@ class Engine:
                 assert self.decode is not None
                 self.decode.submit(message)
 
-    def hello(self, token: str) -> Hello:
+    def hello(self) -> Hello:
         writer = self._writer
         if writer is None:
-            return Hello(self._setup.engine, token, True, "")
-        return Hello(self._setup.engine, token, writer.direct, writer.direct_reason or "")
+            return Hello(self._setup.engine, True, "")
+        return Hello(self._setup.engine, writer.direct, writer.direct_reason or "")
 
     def summary(self) -> Summary:
         checked: list[CheckedBlock] = list(self.reads.checked)
@@ -210,12 +211,12 @@ def main() -> None:
     context = zmq.Context[zmq.Socket[bytes]](io_threads=1)
     socket = context.socket(zmq.DEALER)
     socket.linger = 2_000
-    socket.identity = str(setup.engine).encode()
+    socket.identity = identity(setup.engine, os.environ[TOKEN_VARIABLE])
     socket.connect(setup.address)
     try:
         outbox = Outbox()
         engine = NullEngine(setup.engine, outbox.put) if setup.null else Engine(setup, outbox)
-        socket.send(msgspec.msgpack.encode(engine.hello(os.environ[TOKEN_VARIABLE])))
+        socket.send(msgspec.msgpack.encode(engine.hello()))
         serve(engine, outbox, socket, setup.parent_pid)
     except Exception as error:  # the process's boundary
         socket.send(msgspec.msgpack.encode(failed(setup.engine, error)))

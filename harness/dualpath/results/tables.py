@@ -14,6 +14,7 @@ def _schema(columns: dict[str, pa.DataType]) -> pa.Schema:
 
 TURNS = _schema(
     {
+        "request": pa.int64(),  # its number in the run; decisions and blocks name it
         "trajectory": pa.string(),
         "turn": pa.int32(),
         "append_tokens": pa.int32(),
@@ -25,6 +26,8 @@ TURNS = _schema(
         "route": pa.string(),  # prefill | decode | split | none (no hit) | skipped (oracle)
         "prefill_engine": pa.int32(),
         "decode_engine": pa.int32(),
+        "prefill_queue_tokens": pa.int64(),  # read queue of the PE's node when the route was chosen
+        "decode_queue_tokens": pa.int64(),  # likewise of the DE's node
         "due_ns": pa.int64(),
         "scheduled_ns": pa.int64(),  # both engines assigned
         "read_start_ns": pa.int64(),  # buffers granted, read issued
@@ -62,19 +65,12 @@ DECISIONS = _schema(
         "cost_ns": pa.int64(),  # the scheduler's own time for this event
         "event": pa.string(),  # JSON: what it saw
         "commands": pa.string(),  # JSON: what it chose
-        "request": pa.int64(),  # the columns from here on are set where a request was given its engines
-        "prefill_engine": pa.int32(),
-        "decode_engine": pa.int32(),
-        "route": pa.string(),
-        "prefill_queue_tokens": pa.int64(),  # read queue of the PE's node before the choice
-        "decode_queue_tokens": pa.int64(),
     }
 )
 
 BLOCKS = _schema(
     {
-        "trajectory": pa.string(),
-        "turn": pa.int32(),
+        "request": pa.int64(),
         "block": pa.int32(),  # index in the prompt, of 64 tokens
         "key": pa.string(),  # hex of the chained block key
         "checkpoint": pa.string(),  # where it was checked: storage | prefill_hbm | decode_buffer

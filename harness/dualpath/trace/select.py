@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 
 from dualpath.core.errors import TraceError
 from dualpath.core.trajectory import Trajectory, Turn
@@ -27,36 +28,40 @@ def families(trajectories: Iterable[Trajectory]) -> Iterator[list[Trajectory]]:
 
 def select(
     trace: TraceFile,
-    agents: int,
+    agents: int | None,
     seed: int,
     *,
     scale: Fraction = Fraction(1),
     max_len: int | None = None,
     synthetic_round_tokens: int = 64,
-) -> list[Trajectory]:
-    """The trajectories of `agents` agents, shrunk, in file order; sub-agents come along and are not counted.
+) -> Iterator[list[Trajectory]]:
+    """The families of `agents` agents (None: as many as the file has), shrunk, in file order, read as they are asked
+    for; sub-agents come along with their root and are not counted.
 
     Where the file has fewer, one is drawn (seeded) and a synthetic round of random tokens with one token of
     output is put before it, as in the paper (section 7.2, Replay): its prefix is cold and shared with nobody.
     Copy k of trajectory `x` is called `x#k`. Raises TraceError where nothing fits.
     """
-    if agents < 1:
+    if agents is not None and agents < 1:
         raise TraceError(f"agents is {agents}; it must be at least 1")
     if synthetic_round_tokens < 1:
         raise TraceError(f"synthetic_round_tokens is {synthetic_round_tokens}; it must be at least 1")
-    chosen: list[list[Trajectory]] = []
-    for family in families(trace):
-        fitting = _shrunk(family, scale, max_len)
-        if fitting:
-            chosen.append(fitting)
-        if len(chosen) == agents:
-            return [trajectory for family in chosen for trajectory in family]
+
+    def fitting() -> Iterator[list[Trajectory]]:
+        shrunk = (_shrunk(family, scale, max_len) for family in families(trace))
+        return (family for family in shrunk if family)
+
+    chosen = 0
+    for family in islice(fitting(), agents):
+        yield family
+        chosen += 1
     if not chosen:
         raise TraceError(
             f"{trace.path}: not one of {trace.num_trajectories:,} trajectories has a first turn within "
             f"max-len {max_len} at scale {scale}; raise --max-len or lower --scale"
         )
-    return _with_copies(chosen, agents, seed, max_len, synthetic_round_tokens, trace)
+    if agents is not None and chosen < agents:
+        yield from _copies(list(fitting()), agents, seed, max_len, synthetic_round_tokens, trace)
 
 
 def _shrunk(family: list[Trajectory], scale: Fraction, max_len: int | None) -> list[Trajectory]:
@@ -75,14 +80,15 @@ def _shrunk(family: list[Trajectory], scale: Fraction, max_len: int | None) -> l
     return kept
 
 
-def _with_copies(
+def _copies(
     originals: list[list[Trajectory]],
     agents: int,
     seed: int,
     max_len: int | None,
     synthetic_round_tokens: int,
     trace: TraceFile,
-) -> list[Trajectory]:
+) -> Iterator[list[Trajectory]]:
+    """Cold copies of some originals, as many as `agents` is more than there are originals."""
     rng = random.Random(f"copies {seed}")
     taken = {trajectory.id for family in originals for trajectory in family}
     room = None if max_len is None else max_len - synthetic_round_tokens - 1
@@ -93,18 +99,14 @@ def _with_copies(
             f"round of {synthetic_round_tokens} + 1 tokens within max-len {max_len}; raise --max-len or ask for "
             "fewer agents"
         )
-    families = list(originals)
     copies: dict[str, int] = {}
-    while len(families) < agents:
+    for _ in range(agents - len(originals)):
         family = rng.choice(copyable)
         root = family[0].id
         copies[root] = copies.get(root, 0) + 1
         while any(f"{member.id}#{copies[root]}" in taken for member in family):
             copies[root] += 1
-        copy = _copied(family, copies[root], synthetic_round_tokens)
-        families.append(_shrunk(copy, Fraction(1), max_len))
-        taken.update(member.id for member in copy)
-    return [trajectory for family in families for trajectory in family]
+        yield _shrunk(_copied(family, copies[root], synthetic_round_tokens), Fraction(1), max_len)
 
 
 def _first_turn_tokens(trajectory: Trajectory) -> int:

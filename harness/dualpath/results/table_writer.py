@@ -1,0 +1,44 @@
+"""Raw rows to Parquet, a row group at a time: memory does not grow with the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dualpath.core.errors import RunError
+
+_GROUP_ROWS = 16_384
+
+
+class TableWriter:
+    """One table of a run directory. Rows are written when a group is full, the rest by `close`."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path = path
+        self._schema = schema
+        self._rows: list[dict[str, Any]] = []
+        self._parquet: pq.ParquetWriter | None = None
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Raises RunError where the file cannot be written."""
+        self._rows.append(row)
+        if len(self._rows) == _GROUP_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left; a table without rows is a file, too. Raises RunError."""
+        self._flush()
+        if self._parquet is not None:
+            self._parquet.close()
+
+    def _flush(self) -> None:
+        try:
+            if self._parquet is None:
+                self._parquet = pq.ParquetWriter(self._path, self._schema, compression="zstd")
+            self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        except OSError as error:
+            raise RunError(f"{self._path}: rows cannot be written: {error}; free space, or choose another -o") from None
+        self._rows = []
