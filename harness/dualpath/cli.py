@@ -1,11 +1,13 @@
-"""The command line: parse, call one function, print. The last line of stdout is JSON with --json.
+"""The command line: parse, call one function, print.
 
-Exit codes: 0 done; 1 a check or comparison failed; 2 the run is void; 3 bad input; 130 interrupted before a run began.
+Exit codes: 0 done; 1 a check or comparison failed; 2 the run is void; 3 bad input; 130 interrupted.
+With --json the last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from fractions import Fraction
@@ -19,16 +21,18 @@ from dualpath.core.arms import ARMS
 from dualpath.core.errors import DualpathError
 from dualpath.doctor import probe
 from dualpath.progress import TurnProgress
-from dualpath.replay import Plan, replay
+from dualpath.replay import Outcome, Plan, replay
 from dualpath.report.write import write_report
 from dualpath.results.compare import Interval, compare
 from dualpath.results.run import Run
+from dualpath.series import Step, run_series
 from dualpath.trace.commands import FORMATS, export_trace, import_trace, show_stats, synthesize_to, validate_file
 from dualpath.trace.starts import FeedMode
 
-VOID, BAD_INPUT = 2, 3
+VOID, BAD_INPUT, INTERRUPTED = 2, 3, 130
 
 _PATH = click.Path(path_type=Path)
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line of stdout.")
 
 
 def _scale(context: click.Context, parameter: click.Parameter, value: str) -> Fraction:
@@ -50,10 +54,13 @@ def main() -> None:
         sys.exit(BAD_INPUT)
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except click.ClickException as error:
         error.show()
         sys.exit(BAD_INPUT)
+    except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -61,7 +68,14 @@ def _example(*lines: str) -> str:
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=_example(
+        "dualpath doctor",
+        "dualpath replay traces/smoke.parquet --cluster bench/clusters/cpu-1p1d.toml --arm all -o RUNS",
+        "dualpath report RUNS/* -o REPORT",
+    ),
+)
 @click.version_option(package_name="dualpath")
 def cli() -> None:
     """Replay multi-turn agent traces through a prefill/decode engine whose KV cache lives in storage, and measure
@@ -70,7 +84,7 @@ def cli() -> None:
 
 @cli.command(epilog=_example("dualpath doctor --directory /mnt/nvme"))
 @click.option("--directory", type=_PATH, default=Path(), help="Where runs would keep their block store.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line of stdout.")
+@_JSON
 def doctor(directory: Path, as_json: bool) -> None:
     """Say what this machine offers: storage, memory, io_uring, GPU, RDMA, timers."""
     findings = probe(directory)
@@ -79,25 +93,33 @@ def doctor(directory: Path, as_json: bool) -> None:
         mark = "[green]ok[/]" if finding.ok else "[yellow]--[/]"
         hint = f"  [dim]{finding.hint}[/]" if finding.hint else ""
         console.print(f"{mark} [bold]{finding.name}[/]: {finding.value}{hint}", soft_wrap=True)
-    _print_json(as_json, [asdict(finding) for finding in findings])
+    _print_json(as_json, {"findings": [asdict(finding) for finding in findings]})
 
 
 @cli.command(
     name="replay",
     epilog=_example(
-        "dualpath replay traces/smoke.parquet --cluster bench/clusters/cpu-1p1d.toml --arm dualpath --agents 8 -o RUN",
-        "dualpath replay traces/agents-32k.parquet --cluster bench/clusters/cpu-1p2d.toml --arm split \\",
-        "    --agents 32 --scale 1/16 --max-len 768 -o RUN",
+        "dualpath replay traces/smoke.parquet --cluster bench/clusters/cpu-1p1d.toml --arm dualpath -o RUN",
+        "dualpath replay traces/agents-32k.parquet --cluster bench/clusters/cpu-1p2d.toml --arm all \\",
+        "    --agents 32 --scale 1/16 --max-len 768 -o RUNS",
+        "dualpath report RUNS/* -o REPORT",
     ),
 )
 @click.argument("trace", type=_PATH)
 @click.option("--cluster", type=_PATH, required=True, help="Cluster file (TOML); see bench/clusters/.")
-@click.option("--arm", type=click.Choice(list(ARMS)), required=True, help="How KV is loaded and requests are placed.")
-@click.option("-o", "--output", type=_PATH, required=True, help="Run directory to make.")
-@click.option("--agents", type=click.IntRange(1), required=True, help="How many trajectories to replay.")
+@click.option(
+    "--arm",
+    "arms",
+    type=click.Choice([*ARMS, "all"]),
+    required=True,
+    multiple=True,
+    help="How KV is loaded and requests are placed. Several, or all: one run each, in OUTPUT/ARM.",
+)
+@click.option("-o", "--output", type=_PATH, required=True, help="Run directory to make; of several arms, their folder.")
+@click.option("--agents", type=click.IntRange(1), help="How many trajectories to replay. Default: all of the trace's.")
 @click.option("--rate", type=float, help="Online: trajectories per second, Poisson. Default: all start together.")
 @click.option("--recorded", is_flag=True, help="Trajectories arrive when the trace says.")
-@click.option("--gap-scale", type=click.FloatRange(0), default=0.0, show_default=True, help="Factor on recorded gaps.")
+@click.option("--gap-scale", type=float, default=0.0, show_default=True, help="Factor on recorded gaps.")
 @click.option("--scale", callback=_scale, default="1", show_default=True, help="Factor on all lengths, such as 1/8.")
 @click.option("--max-len", type=click.IntRange(2), help="Truncate trajectories at so many tokens, after scaling.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Token ids, weights, arrivals, copies.")
@@ -106,39 +128,57 @@ def doctor(directory: Path, as_json: bool) -> None:
 @click.option("--deterministic", is_flag=True, help="Batch-invariant arithmetic: bit-identical KV in every arm. Slow.")
 @click.option("--verify", is_flag=True, help="Check every hit block again after each transfer; write the blocks table.")
 @click.option("--null", is_flag=True, help="Engines that complete at once: measures the harness alone.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line of stdout.")
+@_JSON
 def replay_command(
     trace: Path,
     cluster: Path,
-    arm: str,
+    arms: tuple[str, ...],
     output: Path,
-    agents: int,
     rate: float | None,
     recorded: bool,
+    store: Path | None,
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Replay TRACE through the real engine, one arm, into a run directory."""
+    """Replay TRACE through the real engine into a run directory, or into one per arm. What was interrupted goes on."""
     if rate is not None and recorded:
         raise click.UsageError("--rate and --recorded exclude each other: arrivals are Poisson or recorded")
+    names = list(ARMS) if "all" in arms else list(dict.fromkeys(arms))
+    if len(names) > 1 and store is not None:
+        raise click.UsageError("--store goes with one arm: what one arm stores would be the next one's hits")
     mode: FeedMode = "online" if rate is not None else "recorded" if recorded else "offline"
-    plan = Plan(trace, cluster, arm, output, agents, mode=mode, rate_per_s=rate, **options)
-    with TurnProgress(f"{arm} on {cluster.stem}") as progress:
-        outcome = replay(plan, progress.update)
+
+    def plan(arm: str, output: Path) -> Plan:
+        return Plan(trace, cluster, arm, output, mode=mode, rate_per_s=rate, store=store, **options)
+
+    if len(names) > 1:
+        outcomes = run_series(
+            [Step(f"{arm} on {cluster.stem}", plan(arm, output / arm)) for arm in names], replace=False
+        )
+    else:
+        with TurnProgress(f"{names[0]} on {cluster.stem}") as progress:
+            outcomes = [replay(plan(names[0], output), progress.update)]
+    for outcome in outcomes:
+        _say_outcome(outcome)
+    _print_json(as_json, {"runs": [{**asdict(outcome), "directory": str(outcome.directory)} for outcome in outcomes]})
+    if any(outcome.interrupted for outcome in outcomes):
+        return INTERRUPTED
+    return 0 if all(outcome.status == "ok" for outcome in outcomes) else VOID
+
+
+def _say_outcome(outcome: Outcome) -> None:
     if outcome.status == "ok":
         click.echo(f"{outcome.directory}: {outcome.turns} turns, JCT {outcome.jct_s:.2f} s")
-    else:
-        click.echo(f"{outcome.directory}: VOID after {outcome.turns} of {outcome.turns_planned} turns", err=True)
-        for reason in outcome.reasons:
-            click.echo(f"  {reason}", err=True)
-    _print_json(as_json, {**asdict(outcome), "directory": str(outcome.directory)})
-    return 0 if outcome.status == "ok" else VOID
+        return
+    click.echo(f"{outcome.directory}: VOID after {outcome.turns} of {outcome.turns_planned} turns", err=True)
+    for reason in outcome.reasons:
+        click.echo(f"  {reason}", err=True)
 
 
 @cli.command(name="compare", epilog=_example("dualpath compare RUNS/layerwise RUNS/dualpath"))
 @click.argument("run_a", type=_PATH)
 @click.argument("run_b", type=_PATH)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line of stdout.")
+@_JSON
 def compare_command(run_a: Path, run_b: Path, as_json: bool) -> None:
     """Compare RUN_B with RUN_A, trajectory by trajectory."""
     found = compare(Run.load(run_a), Run.load(run_b))
@@ -157,12 +197,20 @@ def compare_command(run_a: Path, run_b: Path, as_json: bool) -> None:
 @click.argument("runs", type=_PATH, nargs=-1, required=True)
 @click.option("-o", "--output", type=_PATH, required=True, help="Folder of the report.")
 @click.option("--title", default="KV-cache loading: single path, dual path, split", show_default=True)
-def report(runs: tuple[Path, ...], output: Path, title: str) -> None:
+@_JSON
+def report(runs: tuple[Path, ...], output: Path, title: str, as_json: bool) -> None:
     """Make one self-contained HTML page, figures and Markdown of any set of RUNS."""
-    click.echo(str(write_report(runs, output, title=title)))
+    page = write_report(runs, output, title=title)
+    click.echo(str(page))
+    _print_json(as_json, {"page": str(page)})
 
 
-@cli.group()
+@cli.group(
+    epilog=_example(
+        "dualpath trace synth --set 32k -o agents-32k.parquet",
+        "dualpath trace stats agents-32k.parquet",
+    )
+)
 def trace() -> None:
     """Make, import, check and describe traces."""
 
@@ -170,7 +218,7 @@ def trace() -> None:
 @trace.command(
     name="import",
     epilog=_example(
-        "dualpath trace import kv-cache-tester traces/*.json -o mine.parquet".replace("traces/*.json", "DIR"),
+        "dualpath trace import kv-cache-tester SESSIONS_FOLDER -o mine.parquet",
         "dualpath trace import table turns.csv -o mine.parquet",
     ),
 )
@@ -207,7 +255,7 @@ def synth(set_name: str, sessions: int, seed: int, output: Path) -> None:
 
 @trace.command(epilog=_example("dualpath trace stats traces/agents-64k.parquet --json"))
 @click.argument("path", type=_PATH)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line of stdout.")
+@_JSON
 def stats(path: Path, as_json: bool) -> None:
     """Describe a trace: turns, lengths, context, hit rates, delays, and the columns of the paper's Table 2."""
     text, value = show_stats(path)
@@ -217,15 +265,16 @@ def stats(path: Path, as_json: bool) -> None:
 
 @trace.command(epilog=_example("dualpath trace validate mine.parquet"))
 @click.argument("path", type=_PATH)
-def validate(path: Path) -> int:
+@_JSON
+def validate(path: Path, as_json: bool) -> int:
     """Check every row of a trace file; lists what is wrong, with row and column."""
     problems = validate_file(path)
     for problem in problems:
         click.echo(problem, err=True)
-    if problems:
-        return BAD_INPUT
-    click.echo(f"{path}: valid")
-    return 0
+    if not problems:
+        click.echo(f"{path}: valid")
+    _print_json(as_json, {"path": str(path), "problems": problems})
+    return BAD_INPUT if problems else 0
 
 
 def _console() -> Console:

@@ -18,6 +18,8 @@ _UNITS: dict[str, float] = {
     **{f"{prefix}bit": 1000**power / 8 for power, prefix in enumerate(("", "k", "M", "G"))},
 }
 
+_MOST_BYTES = 2**60
+
 
 class _Nodes(msgspec.Struct, forbid_unknown_fields=True):
     nodes: int = 1
@@ -82,39 +84,39 @@ def load_cluster(path: Path) -> ClusterFile:
         raise ClusterError(f"{path}: {error}") from None
     if raw.model not in MODELS:
         raise ClusterError(f"{path}: model = {raw.model!r} is unknown; known models: {', '.join(MODELS)}")
-    if not 1 <= raw.block_tokens <= 4096:
-        raise ClusterError(f"{path}: block_tokens = {raw.block_tokens} is outside 1..4096")
-    if not 1 <= raw.storage.read_in_flight <= 64:
-        raise ClusterError(f"{path}: [storage] read_in_flight = {raw.storage.read_in_flight} is outside 1..64")
     model = MODELS[raw.model]
     snic = parse_rate(raw.links.snic, f"{path}: [links] snic")
     constants = _constants(raw.scheduler, snic, model.kv_bytes, path)
-    cluster = Cluster(
-        name=path.stem,
-        model=model,
-        prefill=Nodes(raw.prefill.nodes, raw.prefill.engines_per_node),
-        decode=Nodes(raw.decode.nodes, raw.decode.engines_per_node),
-        memory=Memory(
-            *(
-                parse_size(getattr(raw.memory, key), f"{path}: [memory] {key}")
-                for key in ("prefill_buffer", "decode_buffer", "prefill_hbm", "decode_hbm")
-            )
-        ),
-        snic_bytes_per_s=snic,
-        cnic_bytes_per_s=parse_rate(raw.links.cnic, f"{path}: [links] cnic"),
-        constants=constants,
-        block_tokens=raw.block_tokens,
-        read_in_flight=raw.storage.read_in_flight,
-        prefill_in_flight=raw.scheduler.prefill_in_flight,
+    memory = Memory(
+        *(
+            parse_size(getattr(raw.memory, key), f"{path}: [memory] {key}")
+            for key in ("prefill_buffer", "decode_buffer", "prefill_hbm", "decode_hbm")
+        )
     )
+    try:
+        cluster = Cluster(
+            name=path.stem,
+            model=model,
+            prefill=Nodes(raw.prefill.nodes, raw.prefill.engines_per_node),
+            decode=Nodes(raw.decode.nodes, raw.decode.engines_per_node),
+            memory=memory,
+            snic_bytes_per_s=snic,
+            cnic_bytes_per_s=parse_rate(raw.links.cnic, f"{path}: [links] cnic"),
+            constants=constants,
+            block_tokens=raw.block_tokens,
+            read_in_flight=raw.storage.read_in_flight,
+            prefill_in_flight=raw.scheduler.prefill_in_flight,
+        )
+    except ClusterError as error:
+        raise ClusterError(f"{path}: {error}") from None
     return ClusterFile(cluster, raw.storage.durable)
 
 
 def _constants(raw: _Scheduler, snic: float | None, kv_bytes: int, path: Path) -> Constants:
     for key in raw.__struct_fields__:
         value = getattr(raw, key)
-        if value is not None and not 0 < value < 1e12:
-            raise ClusterError(f"{path}: [scheduler] {key} = {value} must be above 0")
+        if key != "prefill_in_flight" and value is not None and not 0 < value < 1e12:
+            raise ClusterError(f"{path}: [scheduler] {key} = {value} must be above 0 and below 1e12")
     read_tokens_per_s = raw.read_tokens_per_s
     if read_tokens_per_s is None:
         if snic is None:
@@ -139,10 +141,10 @@ def parse_size(text: str, where: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
     if match is None or match[2] not in _UNITS:
         raise ClusterError(f'{where} = {text!r} is not a size; write a number with a unit, such as "64MiB"')
-    size = int(float(match[1]) * _UNITS[match[2]])
-    if size <= 0:
-        raise ClusterError(f"{where} = {text!r} must be above 0")
-    return size
+    size = float(match[1]) * _UNITS[match[2]]
+    if not 1 <= size < _MOST_BYTES:
+        raise ClusterError(f"{where} = {text!r} must be above 0 and below 1 EiB")
+    return int(size)
 
 
 def parse_rate(text: str, where: str) -> float | None:
@@ -157,6 +159,6 @@ def parse_rate(text: str, where: str) -> float | None:
             '"400Gbit/s", or "native" for no pacing'
         )
     rate = float(match[1]) * _UNITS[match[2]]
-    if rate < 1:
-        raise ClusterError(f'{where} = {text!r} must be at least 1 B/s, or "native" for no pacing')
+    if not 1 <= rate < _MOST_BYTES:
+        raise ClusterError(f'{where} = {text!r} must be at least 1 B/s and below 1 EiB/s, or "native" for no pacing')
     return rate

@@ -17,7 +17,7 @@ import msgspec
 from dualpath.cluster_file import load_cluster
 from dualpath.core.arms import ARMS, Arm
 from dualpath.core.cluster import Cluster
-from dualpath.core.errors import RunError, StoreError, TraceError
+from dualpath.core.errors import ClusterError, PlanError, RunError, StoreError
 from dualpath.core.feed import Feed, Start
 from dualpath.core.hops import BytePrediction
 from dualpath.core.loop import run
@@ -25,7 +25,7 @@ from dualpath.core.scheduler import Scheduler
 from dualpath.engine.backend import EngineBackend
 from dualpath.engine.content import Contents
 from dualpath.engine.direct_io import filesystem_of
-from dualpath.engine.geometry import store_layout
+from dualpath.engine.geometry import buffer_bytes, store_layout
 from dualpath.engine.messages import Hello, Summary
 from dualpath.engine.meter import BUCKET_NS
 from dualpath.engine.store import create_store, scan
@@ -35,6 +35,8 @@ from dualpath.trace import starts
 from dualpath.trace.reader import TraceFile
 from dualpath.trace.select import select
 from dualpath.trace.starts import FeedMode, Workload
+
+_INTERRUPTED = "interrupted (Ctrl-C)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,17 @@ class Plan:
     null: bool = False
     store: Path | None = None  # None: OUTPUT/store, deleted at the end
 
+    def __post_init__(self) -> None:
+        """Raises PlanError."""
+        if self.arm not in ARMS:
+            raise PlanError(f"arm {self.arm!r} is unknown; the arms are {', '.join(ARMS)}")
+        if self.mode == "online" and (self.rate_per_s is None or not 1e-9 < self.rate_per_s < 1e9):
+            raise PlanError(f"--rate is {self.rate_per_s}; it must be between 1e-9 and 1e9 trajectories per second")
+        if not 0 <= self.gap_scale < 1e9:
+            raise PlanError(f"--gap-scale is {self.gap_scale}; it must be between 0 and 1e9")
+        if not 0 <= self.seed < 2**63:
+            raise PlanError(f"--seed is {self.seed}; it must be between 0 and 2**63 - 1")
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -69,6 +82,10 @@ class Outcome:
     turns: int
     turns_planned: int
     jct_s: float | None
+
+    @property
+    def interrupted(self) -> bool:
+        return _INTERRUPTED in self.reasons
 
 
 def replay(plan: Plan, progress: Callable[[int, int], None]) -> Outcome:
@@ -87,6 +104,8 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
     cluster = cluster_file.cluster
     workload = Workload.of(_starts(plan, trace))
     cluster.check_fits(workload.largest_prompt_tokens, workload.largest_total_tokens, arm.layerwise)
+    if not plan.null:
+        _check_memory(cluster)
     store_directory = _make_directories(plan)
     layout = store_layout(cluster)
     create_store(store_directory, layout)
@@ -134,7 +153,7 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
             run(feed, contents.admit, scheduler, backend, recorder, time.perf_counter_ns)
             busy_ns = time.process_time_ns() - busy_from_ns
         except KeyboardInterrupt:
-            reasons.append("interrupted (Ctrl-C)")
+            reasons.append(_INTERRUPTED)
         except Exception as error:  # the run's boundary: whatever it was, the rows are kept and say so
             reasons.append(f"{type(error).__name__}: {error}")
             (plan.output / "error.log").write_text("".join(traceback.format_exception(error)))
@@ -168,8 +187,7 @@ def _starts(plan: Plan, trace: TraceFile) -> Iterator[Start]:
         case "offline":
             return starts.offline(families)
         case "online":
-            if plan.rate_per_s is None or not 0 < plan.rate_per_s < 1e9:
-                raise TraceError(f"--rate is {plan.rate_per_s}; it must be above 0 trajectories per second")
+            assert plan.rate_per_s is not None, "Plan saw to it"
             return starts.online(families, plan.rate_per_s, plan.seed)
         case "recorded":
             return starts.recorded(families)
@@ -189,6 +207,18 @@ def _make_directories(plan: Plan) -> Path:
     return store
 
 
+def _check_memory(cluster: Cluster) -> None:
+    """Refuse at once what would end with the kernel killing some process."""
+    need_bytes = sum(buffer_bytes(cluster, engine) for engine in range(cluster.num_engines))
+    fields = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    free_bytes = next(int(field[1]) for field in fields if field[0] == "MemAvailable:") * 1024
+    if need_bytes > free_bytes:
+        raise ClusterError(
+            f"{cluster.name}: the buffers of its {cluster.num_engines} engines take {need_bytes / 2**30:,.1f} GiB, "
+            f"this machine has {free_bytes / 2**30:,.1f} GiB free; lower [memory] prefill_buffer and decode_buffer"
+        )
+
+
 def _check_space(directory: Path, workload: Workload, cluster: Cluster, arm: Arm) -> None:
     """Refuse at once what would end in a full disk."""
     need_bytes = cluster.blocks(workload.new_tokens) * cluster.block_bytes  # at most: partly filled blocks are not kept
@@ -201,35 +231,43 @@ def _check_space(directory: Path, workload: Workload, cluster: Cluster, arm: Arm
         )
 
 
-def _facts(
-    plan: Plan, cluster: Cluster, trace: TraceFile, workload: Workload, store_directory: Path, durable: str
-) -> dict[str, Any]:
-    """run.json, but for what the run itself decides."""
+def describe(plan: Plan, cluster: Cluster) -> dict[str, Any]:
+    """What a run is a run of, as in run.json; the trace's own facts apart."""
     resolved: dict[str, Any] = msgspec.to_builtins(cluster)
     resolved.update(
         model=cluster.model.name,
         model_shape=msgspec.to_builtins(cluster.model),
         kv_bytes_per_token=cluster.model.kv_bytes,
     )
-    filesystem = filesystem_of(store_directory)
     return {
-        "schema_version": 1,
         "backend": "null" if plan.null else "engine",
         "arm": plan.arm,
         "cluster": resolved,
+        "feed": {"mode": plan.mode, "rate_per_s": plan.rate_per_s, "gap_scale": plan.gap_scale, "seed": plan.seed},
+        "selection": {"agents": plan.agents, "scale": str(plan.scale), "max_len": plan.max_len},
+        "seed": plan.seed,
+        "repeat": plan.repeat,
+        "deterministic": plan.deterministic,
+        "verify": plan.verify,
+    }
+
+
+def _facts(
+    plan: Plan, cluster: Cluster, trace: TraceFile, workload: Workload, store_directory: Path, durable: str
+) -> dict[str, Any]:
+    """run.json, but for what the run itself decides."""
+    filesystem = filesystem_of(store_directory)
+    return {
+        "schema_version": 1,
+        **describe(plan, cluster),
         "trace": {
             "path": str(plan.trace),
             "sha256": trace.sha256,
             "name": plan.trace.stem,
             "scale": str(plan.scale),
             "max_len": plan.max_len,
-            "agents": plan.agents or workload.trajectories,
+            "agents": plan.agents or workload.roots,
         },
-        "feed": {"mode": plan.mode, "rate_per_s": plan.rate_per_s, "gap_scale": plan.gap_scale, "seed": plan.seed},
-        "seed": plan.seed,
-        "repeat": plan.repeat,
-        "deterministic": plan.deterministic,
-        "verify": plan.verify,
         "bucket_ns": BUCKET_NS,
         "turns_planned": workload.turns,
         **provenance(),

@@ -48,7 +48,7 @@ def test_kv_bytes_follow_from_the_model(attention: Literal["gqa", "mla"], elemen
 @pytest.mark.parametrize(
     ("role", "nodes", "message"),
     [
-        ("prefill", Nodes(0, 1), r"small: \[prefill\] nodes = 0 is outside 1..4096"),
+        ("prefill", Nodes(0, 1), r"\[prefill\] nodes = 0 is outside 1..4096"),
         ("prefill", Nodes(1, -1), r"\[prefill\] engines_per_node = -1 is"),
         ("decode", Nodes(4097, 1), r"\[decode\] nodes = 4097 is"),
         ("decode", Nodes(1, 0), r"\[decode\] engines_per_node = 0 is"),

@@ -49,5 +49,10 @@ def test_a_workload_counts_sub_agents_too() -> None:
     edited = replace(family("b")[0], turns=(Turn(100, 10), Turn(20, 5, keep_tokens=30)))
     found = Workload.of(starts.offline([family("a"), [edited]]))
     assert found == Workload(
-        trajectories=3, turns=5, new_tokens=135 + 110 + 135, largest_prompt_tokens=130, largest_total_tokens=135
+        roots=2,
+        trajectories=3,
+        turns=5,
+        new_tokens=135 + 110 + 135,
+        largest_prompt_tokens=130,
+        largest_total_tokens=135,
     )

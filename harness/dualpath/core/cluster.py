@@ -70,10 +70,18 @@ class Cluster:
     prefill_in_flight: int = 1  # batches a PE is given before it has computed them; 2 loads one behind another
 
     def __post_init__(self) -> None:
-        for role, nodes in (("prefill", self.prefill), ("decode", self.decode)):
-            for key, value in (("nodes", nodes.nodes), ("engines_per_node", nodes.engines_per_node)):
-                if not 1 <= value <= 4096:
-                    raise ClusterError(f"{self.name}: [{role}] {key} = {value} is outside 1..4096")
+        counts = (
+            ("[prefill] nodes", self.prefill.nodes, 4096),
+            ("[prefill] engines_per_node", self.prefill.engines_per_node, 4096),
+            ("[decode] nodes", self.decode.nodes, 4096),
+            ("[decode] engines_per_node", self.decode.engines_per_node, 4096),
+            ("block_tokens", self.block_tokens, 4096),
+            ("[storage] read_in_flight", self.read_in_flight, 64),
+            ("[scheduler] prefill_in_flight", self.prefill_in_flight, 64),
+        )
+        for key, value, most in counts:
+            if not 1 <= value <= most:
+                raise ClusterError(f"{key} = {value} is outside 1..{most}")
 
     @property
     def num_nodes(self) -> int:

@@ -5,6 +5,7 @@ DualpathError            exit code 3: the input cannot be used; nothing was lost
   ClusterError           a cluster file, or a cluster that cannot hold the work
   StoreError             the block store's directory
     CorruptBlockError    a block whose bytes do not match the checksum written with it
+  PlanError              options of a run that cannot be
   RunError               a run directory that cannot be read or written
   WorkerError            an engine process that failed or died; the run is void
 """
@@ -30,6 +31,10 @@ class StoreError(DualpathError):
 
 class CorruptBlockError(StoreError):
     """A block whose bytes do not match the checksum written with it."""
+
+
+class PlanError(DualpathError):
+    """Options of a run that cannot be, or contradict each other."""
 
 
 class RunError(DualpathError):

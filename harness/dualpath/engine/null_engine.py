@@ -1,9 +1,11 @@
-"""An engine that completes every command at once: what is left to measure is the harness itself."""
+"""An engine that completes every command at once: what is left to measure is the harness itself.
+
+`python -m dualpath.engine.null_engine`, in the place of `dualpath.engine.worker`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from dualpath.engine.messages import (
     BatchComputed,
@@ -11,14 +13,15 @@ from dualpath.engine.messages import (
     BlockRef,
     BlocksRead,
     BufferReleased,
+    EngineSetup,
     Hello,
-    Message,
     PrefillBatch,
     ReadBlocks,
     StartDecode,
     Summary,
     TurnDone,
 )
+from dualpath.engine.serve import Outbox, run_process
 from dualpath.engine.store import Location
 
 _NOWHERE = Location("null", 0, 0)
@@ -27,9 +30,9 @@ _NOWHERE = Location("null", 0, 0)
 class NullEngine:
     """Answers in the order of the messages; touches no KV, no file and no model."""
 
-    def __init__(self, engine: int, emit: Callable[[Message], None]) -> None:
-        self._engine = engine
-        self._emit = emit
+    def __init__(self, setup: EngineSetup, outbox: Outbox) -> None:
+        self._engine = setup.engine
+        self._emit = outbox.put
         self._zero_ns = 0
 
     def start(self, zero_ns: int) -> None:
@@ -55,3 +58,7 @@ class NullEngine:
                 second_ns = t_ns if len(message.output_ids) > 4 else None
                 self._emit(BufferReleased(t_ns, message.request))
                 self._emit(TurnDone(t_ns, message.request, second_ns, t_ns, 0, stored))
+
+
+if __name__ == "__main__":
+    run_process(NullEngine)

@@ -57,7 +57,7 @@ class EngineProcesses:
         environment.setdefault("OMP_NUM_THREADS", "1")
         with log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "dualpath.engine.worker"],
+                [sys.executable, "-m", "dualpath.engine." + ("null_engine" if setup.null else "worker")],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,23 +1,17 @@
-"""The process of one engine: `python -m dualpath.engine.worker`, set up by a message on standard input.
+"""One engine, wired: `python -m dualpath.engine.worker`.
 
-The main thread speaks with the coordinator; the work is done by the threads of the engine's parts. Any failure in any
-of them is told to the coordinator, which ends the run.
+The work is done by the threads of the engine's parts. Any failure in any of them is told to the coordinator, which
+ends the run.
 """
 
 from __future__ import annotations
 
-import os
-import queue
-import signal
-import sys
 import threading
-import traceback
 from collections.abc import Callable
 from functools import partial
 
 import msgspec
 import torch
-import zmq
 
 from dualpath.core.cluster import Cluster
 from dualpath.engine.block_reader import QueuedReader
@@ -25,57 +19,30 @@ from dualpath.engine.data_path import DataPath
 from dualpath.engine.decode_engine import DecodeEngine
 from dualpath.engine.geometry import buffer_bytes, store_layout
 from dualpath.engine.messages import (
-    TOKEN_VARIABLE,
     CheckedBlock,
     EngineSetup,
-    Failed,
     Hello,
     LinkRow,
-    Message,
     PrefillBatch,
     ReadBlocks,
-    Shutdown,
-    StartClock,
     StartDecode,
     Summary,
-    ToEngine,
-    identity,
 )
 from dualpath.engine.meter import Meter
 from dualpath.engine.model import Model
-from dualpath.engine.null_engine import NullEngine
 from dualpath.engine.pacer import Pacer
 from dualpath.engine.prefill_engine import PrefillEngine
+from dualpath.engine.serve import Outbox, failed, run_process
 from dualpath.engine.shared_buffer import SharedBuffer
 from dualpath.engine.store import BlockReader, SegmentWriter
 from dualpath.engine.transport import SharedMemoryTransport
-
-_ORPHAN_CHECK_MS = 500
-
-
-class Outbox:
-    """Messages from an engine's threads to its main thread, which alone may touch the socket."""
-
-    def __init__(self) -> None:
-        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def put(self, message: Message) -> None:
-        self._messages.put(message)
-        os.eventfd_write(self.fd, 1)
-
-    def drain(self) -> list[Message]:
-        os.eventfd_read(self.fd)
-        messages: list[Message] = []
-        while not self._messages.empty():
-            messages.append(self._messages.get())
-        return messages
 
 
 class Engine:
     """The parts of one engine, wired."""
 
     def __init__(self, setup: EngineSetup, outbox: Outbox) -> None:
+        torch.set_num_threads(1)
         cluster = msgspec.msgpack.decode(setup.cluster, type=Cluster)
         engine = setup.engine
         self._outbox = outbox
@@ -176,55 +143,5 @@ class Engine:
             self._outbox.put(failed(self._setup.engine, error))
 
 
-def failed(engine: int, error: BaseException) -> Failed:
-    return Failed(engine, type(error).__name__, str(error) or repr(error), traceback.format_exc())
-
-
-def serve(engine: Engine | NullEngine, outbox: Outbox, socket: zmq.Socket[bytes], parent_pid: int) -> None:
-    """Until told to shut down, or left alone."""
-    decoder = msgspec.msgpack.Decoder(ToEngine)
-    poller = zmq.Poller()
-    poller.register(socket, zmq.POLLIN)
-    poller.register(outbox.fd, zmq.POLLIN)
-    while os.getppid() == parent_pid:
-        ready = dict(poller.poll(_ORPHAN_CHECK_MS))
-        if outbox.fd in ready:
-            for message in outbox.drain():
-                socket.send(msgspec.msgpack.encode(message))
-        if socket not in ready:
-            continue
-        match decoder.decode(socket.recv()):
-            case StartClock(zero_ns=zero_ns):
-                engine.start(zero_ns)
-            case Shutdown():
-                socket.send(msgspec.msgpack.encode(engine.summary()))
-                return
-            case message:
-                engine.submit(message)
-
-
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
-    setup = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineSetup)
-    torch.set_num_threads(1)
-    sys.setswitchinterval(0.0005)  # the computing thread must not wait 5 ms for each short step of the others
-    context = zmq.Context[zmq.Socket[bytes]](io_threads=1)
-    socket = context.socket(zmq.DEALER)
-    socket.linger = 2_000
-    socket.identity = identity(setup.engine, os.environ[TOKEN_VARIABLE])
-    socket.connect(setup.address)
-    try:
-        outbox = Outbox()
-        engine = NullEngine(setup.engine, outbox.put) if setup.null else Engine(setup, outbox)
-        socket.send(msgspec.msgpack.encode(engine.hello()))
-        serve(engine, outbox, socket, setup.parent_pid)
-    except Exception as error:  # the process's boundary
-        socket.send(msgspec.msgpack.encode(failed(setup.engine, error)))
-    finally:
-        socket.close()
-        context.term()
-    os._exit(0)  # daemon threads may be inside native code; everything is flushed
-
-
 if __name__ == "__main__":
-    main()
+    run_process(Engine)

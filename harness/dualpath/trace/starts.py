@@ -56,7 +56,8 @@ def recorded(families: Iterable[list[Trajectory]]) -> Iterator[Start]:
 class Workload:
     """What a run will serve."""
 
-    trajectories: int = 0
+    roots: int = 0  # agents that are nobody's sub-agent
+    trajectories: int = 0  # sub-agents included
     turns: int = 0
     new_tokens: int = 0  # appended and generated
     largest_prompt_tokens: int = 0
@@ -66,6 +67,7 @@ class Workload:
     def of(cls, starts: Iterable[Start]) -> Workload:
         found = cls()
         for start in starts:
+            found.roots += 1
             for trajectory in start.family:
                 found._add(trajectory)
         return found

@@ -1,0 +1,86 @@
+"""Several runs one after the other: whole ones of an earlier try are kept, so what was interrupted goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dualpath.cluster_file import load_cluster
+from dualpath.core.errors import RunError
+from dualpath.progress import StepProgress
+from dualpath.provenance import repository
+from dualpath.replay import Outcome, Plan, describe, replay
+from dualpath.trace.reader import TraceFile
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One run of a series."""
+
+    name: str
+    plan: Plan
+
+
+def run_series(steps: Sequence[Step], *, replace: bool) -> list[Outcome]:
+    """Run what is not done yet; stops where a run is interrupted. Returns the outcomes of what was run.
+
+    A void run is run again. A whole run of another plan, trace, cluster or commit is deleted with `replace`, else
+    raises RunError before anything runs.
+    """
+    done = {step.name for step in steps if _is_done(step.plan)}
+    for step in steps:
+        if not replace and step.name not in done and _status(step.plan) == "ok":
+            raise RunError(
+                f"{step.plan.output}: holds a run of another plan, trace, cluster or commit; choose another -o, or "
+                "delete it"
+            )
+    outcomes: list[Outcome] = []
+    with StepProgress(len(steps)) as progress:
+        for step in steps:
+            progress.begin(step.name)
+            if step.name in done:
+                progress.end("kept from before")
+                continue
+            if _status(step.plan) is not None or replace:
+                shutil.rmtree(step.plan.output, ignore_errors=True)
+            started_s = time.monotonic()
+            outcome = replay(step.plan, progress.update)
+            outcomes.append(outcome)
+            if outcome.status == "ok":
+                progress.end(f"JCT {outcome.jct_s:6.2f} s, {outcome.turns} turns, {time.monotonic() - started_s:.0f} s")
+                continue
+            progress.end("VOID: " + "; ".join(outcome.reasons))
+            if outcome.interrupted:
+                break
+    return outcomes
+
+
+def _is_done(plan: Plan) -> bool:
+    """Whether the directory holds a whole run of this plan on this trace and cluster, made by this very commit."""
+    facts = _facts(plan)
+    if facts.get("status") != "ok":
+        return False
+    now = repository()
+    with TraceFile.open(plan.trace) as trace:
+        same_trace = facts.get("trace", {}).get("sha256") == trace.sha256
+    described = json.loads(json.dumps(describe(plan, load_cluster(plan.cluster).cluster)))
+    same_plan = all(facts.get(key) == value for key, value in described.items())
+    same_code = facts.get("commit") == now["commit"] and not now["dirty"] and not facts.get("dirty")
+    return same_trace and same_plan and same_code
+
+
+def _status(plan: Plan) -> object:
+    """Status of the run in the plan's directory; None where there is none."""
+    return _facts(plan).get("status")
+
+
+def _facts(plan: Plan) -> dict[str, Any]:
+    try:
+        found = json.loads((plan.output / "run.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
