@@ -216,17 +216,17 @@ def null_check(bench: Bench) -> Check:
 
 
 def native_check(path: Path) -> Check:
-    """Median over rounds of store / plain: each round reads both ways in turn, as a disk's speed wanders in between."""
+    """Median over rounds of engine / plain: each round reads both ways in turn, as the speed of a disk wanders."""
     value, note = None, RUN_MISSING
     if path.exists():
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            rounds = list(zip(found["store_bytes_per_s"], found["plain_bytes_per_s"], strict=True))
-            ratios = [store / plain for store, plain in rounds]
-            store, plain = (statistics.median(rates) for rates in zip(*rounds, strict=True))
+            rounds = list(zip(found["engine_bytes_per_s"], found["plain_bytes_per_s"], strict=True))
+            ratios = [engine / plain for engine, plain in rounds]
+            engine, plain = (statistics.median(rates) for rates in zip(*rounds, strict=True))
             note = (
                 f"{len(ratios)} rounds, {min(ratios):.2f} to {max(ratios):.2f}; "
-                f"medians {store / 1e9:.2f} and {plain / 1e9:.2f} GB/s on {found['filesystem']}"
+                f"medians {engine / 1e9:.2f} and {plain / 1e9:.2f} GB/s on {found['filesystem']}"
             )
             if found["direct_io"]:
                 value = statistics.median(ratios)

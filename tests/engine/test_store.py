@@ -19,7 +19,6 @@ import xxhash
 from dualpath.core.errors import CorruptBlockError, StoreError
 from dualpath.engine.direct_io import aligned_buffer
 from dualpath.engine.store import (
-    BlockRead,
     BlockReader,
     Location,
     SegmentWriter,
@@ -125,32 +124,6 @@ def test_padded_and_bare_blocks_are_the_same_block(tmp_path: Path, direct: bool)
             reader.read(key(2), second, slot, path="test")
             assert np.array_equal(slot[: LAYOUT.block_bytes], content(1))
         assert reader.direct is direct or not writer.direct
-
-
-def test_read_many_fills_each_slot(tmp_path: Path) -> None:
-    written = filled(tmp_path, range(20))
-    slots = np.frombuffer(aligned_buffer(20 * LAYOUT.stride_bytes), np.uint8).reshape(20, -1)
-    reads = [BlockRead(key(number), location, slots[number]) for number, location in written.items()]
-    with BlockReader(tmp_path, LAYOUT) as reader, ThreadPoolExecutor(4) as pool:
-        digests = reader.read_many(reads, pool, in_flight=4, path="test")
-    assert digests == [location.checksum for location in written.values()]
-    for number in range(20):
-        assert np.array_equal(slots[number, : LAYOUT.block_bytes], content(number))
-
-
-def test_read_many_stops_at_the_first_bad_block(tmp_path: Path) -> None:
-    written = filled(tmp_path, range(20))
-    reads = [BlockRead(key(n), written[n], aligned_buffer(LAYOUT.stride_bytes)) for n in range(20)]
-    bad = Location("de0", written[5].offset, written[5].checksum ^ 1)
-    reads[5] = BlockRead(key(5), bad, reads[5].into)
-    with (
-        BlockReader(tmp_path, LAYOUT) as reader,
-        ThreadPoolExecutor(1) as pool,
-        pytest.raises(CorruptBlockError, match=key(5).hex()),
-    ):
-        reader.read_many(reads, pool, in_flight=1, path="test")
-    assert bytes(reads[4].into[:8]) == content(4).tobytes()[:8]
-    assert bytes(reads[6].into[:8]) == bytes(8)  # nothing was started behind it
 
 
 def test_several_threads_append_and_read_at_once(tmp_path: Path) -> None:

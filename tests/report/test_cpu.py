@@ -16,7 +16,7 @@ from dualpath.core.arms import ARMS
 from synthetic import MS, S, link, turn, write_run
 
 PROGRAM = Path(__file__).resolve().parents[2] / "reports" / "cpu.py"
-EMPTY = '{"store_bytes_per_s": [], "plain_bytes_per_s": [], "filesystem": "x", "direct_io": true}'
+EMPTY = '{"engine_bytes_per_s": [], "plain_bytes_per_s": [], "filesystem": "x", "direct_io": true}'
 KEYS = ["resource", "node", "engine", "direction", "route"]
 
 
@@ -63,7 +63,7 @@ def complete(cpu: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(root / "null" / "r0", turns, backend="null", coordinator={"busy_ns": 16 * MS, "turns": 64})
     rates = {
         "plain_bytes_per_s": [2e9, 1e9, 3e9],
-        "store_bytes_per_s": [1.8e9, 1.2e9, 1.5e9],
+        "engine_bytes_per_s": [1.8e9, 1.2e9, 1.5e9],
         "filesystem": "ext4",
         "direct_io": True,
     }
@@ -138,7 +138,7 @@ def test_the_null_engine_must_have_run_64_trajectories(cpu: ModuleType, tmp_path
     assert check.note == "measured with 1 agents, not 64"
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"store_bytes_per_s": [], "plain_bytes_per_s": [1]}', EMPTY])
+@pytest.mark.parametrize("text", ["{", "{}", '{"engine_bytes_per_s": [], "plain_bytes_per_s": [1]}', EMPTY])
 def test_an_unusable_native_file_is_a_failed_check(cpu: ModuleType, tmp_path: Path, text: str) -> None:
     (tmp_path / "native.json").write_text(text)
     check = cpu.native_check(tmp_path / "native.json")
@@ -147,7 +147,7 @@ def test_an_unusable_native_file_is_a_failed_check(cpu: ModuleType, tmp_path: Pa
 
 
 def test_reads_through_the_page_cache_do_not_answer_the_native_check(cpu: ModuleType, tmp_path: Path) -> None:
-    rates = {"plain_bytes_per_s": [1e9], "store_bytes_per_s": [1e9], "filesystem": "tmpfs", "direct_io": False}
+    rates = {"plain_bytes_per_s": [1e9], "engine_bytes_per_s": [1e9], "filesystem": "tmpfs", "direct_io": False}
     (tmp_path / "native.json").write_text(json.dumps(rates))
     check = cpu.native_check(tmp_path / "native.json")
     assert (check.value, check.passed) == (None, False)

@@ -6,6 +6,7 @@ messages in the outbox. Not aware of what an engine does.
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import signal
@@ -85,6 +86,8 @@ def run_process(build: Callable[[EngineSetup, Outbox], Served]) -> None:
     try:
         outbox = Outbox()
         engine = build(setup, outbox)
+        gc.collect()
+        gc.freeze()  # or full collections walk all that was imported, and every thread stands still for some 50 ms
         socket.send(msgspec.msgpack.encode(engine.hello()))
         _serve(engine, outbox, socket, setup.parent_pid)
     except Exception as error:  # the process's boundary

@@ -17,10 +17,6 @@ import contextlib
 import fcntl
 import os
 import threading
-from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Executor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -41,7 +37,6 @@ from dualpath.engine.store_index import (
 from dualpath.engine.store_layout import StoreLayout, check_store, create_store
 
 __all__ = [
-    "BlockRead",
     "BlockReader",
     "Location",
     "SegmentWriter",
@@ -51,15 +46,6 @@ __all__ = [
     "create_store",
     "scan",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class BlockRead:
-    """One block to read: whose, from where, into which slot."""
-
-    key: bytes
-    location: Location
-    into: Buffer
 
 
 def checksum(block: Buffer, layout: StoreLayout) -> int:
@@ -230,29 +216,6 @@ class BlockReader:
                 "delete the store and write it anew, and check the disk"
             )
         return found
-
-    def read_many(self, reads: Sequence[BlockRead], pool: Executor, *, in_flight: int, path: str) -> list[int]:
-        """All of `reads`, up to `in_flight` at once (threads of `pool`); checksums in order. Raises the first error."""
-        todo = deque(enumerate(reads))
-        checksums = [0] * len(reads)
-
-        def read_until_done() -> None:
-            while todo:
-                try:
-                    index, item = todo.popleft()
-                except IndexError:  # another thread took the last one
-                    return
-                try:
-                    checksums[index] = self.read(item.key, item.location, item.into, path=path)
-                except StoreError:
-                    todo.clear()
-                    raise
-
-        tasks = [pool.submit(read_until_done) for _ in range(min(in_flight, len(reads)))]
-        wait(tasks)  # also after an error: nobody writes into a slot any more once this returns
-        for task in tasks:
-            task.result()
-        return checksums
 
     def close(self) -> None:
         """Idempotent; no read may be in flight."""
