@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
 import select as readiness
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,13 +132,14 @@ def _recomputed(trace_file: Path, cluster_path: Path) -> tuple[dict[tuple[str, i
     return hashes, blocks
 
 
+@pytest.mark.parametrize("arm", list(ARMS))
 def test_recorded_events_give_a_fresh_scheduler_the_same_decisions(
-    trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
+    arm: str, trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     cluster_path = cluster_file(decode=2)
-    assert _run(trace_file, cluster_path, tmp_path / "run", "split").status == "ok"
+    assert _run(trace_file, cluster_path, tmp_path / "run", arm).status == "ok"
     decisions = pl.read_parquet(tmp_path / "run" / "decisions.parquet").sort("index")
-    scheduler = Scheduler(load_cluster(cluster_path).cluster, ARMS["split"])
+    scheduler = Scheduler(load_cluster(cluster_path).cluster, ARMS[arm])
     seen = set()
     for event_text, commands_text in decisions.select("event", "commands").rows():
         kind, fields = msgspec.json.decode(event_text)
@@ -177,15 +180,27 @@ def test_ttft_parts_are_in_order_and_a_paced_run_counts_busy_time(
         assert busy_ns == pytest.approx(num_bytes / 4e6 * 1e9, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("arm", "block", "path"),
+    [
+        ("basic", 0, "prefill route, prefill engine 0"),
+        ("layerwise", 0, "prefill route, prefill engine 0"),
+        ("dualpath", 0, "prefill route, prefill engine 0"),
+        ("split", 0, "prefill route, prefill engine 0"),
+        ("split", -1, "decode route, decode engine 1"),
+    ],
+)
 def test_one_flipped_bit_in_storage_ends_the_run_and_is_named(
-    trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
+    arm: str, block: int, path: str, trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
 ) -> None:
+    """The same trace again on a kept store, of which one block of the first prompt is corrupted."""
     cluster, store = cluster_file(), tmp_path / "store"
-    assert _run(trace_file, cluster, tmp_path / "first", "dualpath", store=store).status == "ok"
+    assert _run(trace_file, cluster, tmp_path / "first", arm, store=store).status == "ok"
     layout = store_layout(load_cluster(cluster).cluster)
     with TraceFile.open(trace_file) as trace:
         first = next(select(trace, 1, 0))[0]
-    key = TokenStream(first, seed=0, vocab=128).keys(0, 16)[0]
+    hits = (first.turns[0].append_tokens - 1) // 16
+    key = TokenStream(first, seed=0, vocab=128).keys(0, 16)[:hits][block]
     location = scan(store, layout)[key]
     segment = store / f"{location.segment}.seg"
     with segment.open("r+b") as file:
@@ -193,12 +208,41 @@ def test_one_flipped_bit_in_storage_ends_the_run_and_is_named(
         byte = file.read(1)
         file.seek(location.offset + 1000)
         file.write(bytes([byte[0] ^ 4]))
-    outcome = _run(trace_file, cluster, tmp_path / "second", "dualpath", store=store)
+    outcome = _run(trace_file, cluster, tmp_path / "second", arm, store=store)
     assert outcome.status == "void"
     (reason,) = outcome.reasons
-    for part in ("CorruptBlockError", key.hex(), str(segment), "route"):
+    for part in ("CorruptBlockError", key.hex(), str(segment), path):
         assert part in reason
     assert Run.load(tmp_path / "second").void
+    assert not _engines()
+
+
+def test_a_disk_that_fills_up_voids_the_run_and_the_rows_are_kept(
+    trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Run and store on one small disk, which somebody else fills while the run goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8M", "none", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small tmpfs: {mounted.stderr.decode().strip()}")
+    try:
+
+        def fill(ended: int, planned: int) -> None:
+            if ended == 2:
+                with contextlib.suppress(OSError), (disk / "filler").open("wb") as file:
+                    while True:
+                        file.write(bytes(4096))
+
+        outcome = _run(trace_file, cluster_file(snic="4MB/s"), disk / "run", "dualpath", watch=fill)
+        assert outcome.status == "void"
+        assert "StoreError" in outcome.reasons[0]
+        assert "the disk is full: free space, or choose another storage directory" in outcome.reasons[0]
+        turns = Run.load(disk / "run").turns.collect()
+        assert turns.filter(pl.col("status") == "ok").height >= 2
+        assert not (disk / "run" / "store").exists()
+    finally:
+        subprocess.run(["umount", disk], check=True)
     assert not _engines()
 
 

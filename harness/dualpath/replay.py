@@ -142,7 +142,7 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
         _encode,
         lambda ended: progress(ended, workload.turns),
     )
-    reasons: list[str] = []
+    failures: list[BaseException] = []
     started_s = time.monotonic()
     busy_ns = 0
     with backend:
@@ -152,19 +152,20 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
             busy_from_ns = time.process_time_ns()
             run(feed, contents.admit, scheduler, backend, recorder, time.perf_counter_ns)
             busy_ns = time.process_time_ns() - busy_from_ns
-        except KeyboardInterrupt:
-            reasons.append(_INTERRUPTED)
-        except Exception as error:  # the run's boundary: whatever it was, the rows are kept and say so
-            reasons.append(f"{type(error).__name__}: {error}")
-            (plan.output / "error.log").write_text("".join(traceback.format_exception(error)))
+        except (KeyboardInterrupt, Exception) as failure:  # the run's boundary: whatever it was, the rows are kept
+            failures.append(failure)
         wall_s = time.monotonic() - started_s
         with _uninterrupted():
-            errors = backend.finish()
-            reasons = reasons or [f"{type(error).__name__}: {error}" for error in errors]
+            silent = backend.finish()
+            failures = failures or [*silent]
             backend.close()
             if plan.store is None:
                 shutil.rmtree(store_directory)  # first: on a full disk the rows need its room
             recorder.close(*_rows(backend.summaries))
+    reasons = [_reason(failure) for failure in failures]
+    if failures and _INTERRUPTED not in reasons:  # where it happened, in which process: for whoever mends it
+        lines = [line for failure in failures for line in traceback.format_exception(failure)]
+        (plan.output / "error.log").write_text("".join(lines))
     if recorder.ended < workload.turns and not reasons:
         reasons.append(f"{workload.turns - recorder.ended} turns did not end")
     facts["storage"].update(_storage_access(backend.hellos))
@@ -296,6 +297,10 @@ def _rows(summaries: Sequence[Summary]) -> tuple[list[dict[str, Any]], list[dict
             for block in summary.blocks
         ]
     return links, blocks
+
+
+def _reason(failure: BaseException) -> str:
+    return _INTERRUPTED if isinstance(failure, KeyboardInterrupt) else f"{type(failure).__name__}: {failure}"
 
 
 def _encode(value: object) -> str:
