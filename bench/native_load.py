@@ -8,7 +8,7 @@ into the same PE buffer (shared memory; a slot per block):
 (C) same order: the reads of B without the engine: what checksums, counting and Python cost.
 As many reads in flight in all. The memory must be the same, too: on the virtual disk this was written on, reads into
 two buffers differ by 2.4x, steadily, with the physical pages that each happened to get. A disk's speed wanders by 2x
-besides, so the check is the median of B / A over rounds (order ACB, BCA, ...), after one round that is kept but not
+besides, so the check is the median of B / A over rounds (order BCA, ACB, ...), after one round that is kept but not
 counted. Raw rows are in the JSON file. Example:
 
     python bench/native_load.py --json
@@ -151,7 +151,7 @@ def measure(
             rounds: list[dict[str, float]] = []
             for number in range(pairs + 1):
                 row: dict[str, float] = {}
-                for arm in ("ACB", "BCA")[number % 2]:
+                for arm in ("BCA", "ACB")[number % 2]:
                     order = seed + number
                     if arm == "B":
                         seconds = engine.seconds(found, order)

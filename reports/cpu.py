@@ -3,7 +3,8 @@
     python reports/cpu.py [RUNS [OUT]]        default: bench/out/cpu reports/out
 
 Reads RUNS/<cluster>/<arm>/r<k>/, RUNS/null/** and RUNS/native.json; writes the report and checks.json to OUT.
-A run that is missing, void or unreadable fails its checks with a note; it does not stop the report.
+A run that is missing, void or unreadable fails its checks with a note; it does not stop the report. Exits with
+1 where a check failed.
 """
 
 from __future__ import annotations
@@ -45,6 +46,19 @@ TIE_LIMIT = 0.08
 NOISE_LIMIT = 0.03
 NULL_LIMIT_MS, NULL_AGENTS = 0.5, 64
 NATIVE_LIMIT = 0.80
+TOKENS_LIMIT = 0.99  # greedy choices may differ where batches, and so the order of a sum, differ
+LEAST_NOISE = 0.01  # taken to be there even where two repeats happen to agree better
+
+NOTES = (
+    "These presets show what pooling storage NICs brings, not what the scheduler brings: with one engine per node and "
+    "a PE that is far from busy, the limits alpha and beta, the attention quota and all buffers are never reached, and "
+    "basic is as fast as layerwise, because device memory is not short.",
+    "The workload is the 32K set at 1/16 of its lengths, cut at 768 tokens, in blocks of 64 tokens: about 15 turns per "
+    "agent instead of 60, and 86 % hits instead of 96.5 %, so more is computed and written per byte loaded than in the "
+    "paper.",
+    "All engines share the two cores of one machine; a CNIC move reserves its links one by one, so a CNIC-bound run "
+    "would look slightly better than it is. No CNIC is near its rate here.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +90,12 @@ def main(runs_dir: Path | None = None, out_dir: Path | None = None) -> list[Chec
         *speed_up_checks(bench),
         *tie_checks(bench),
         *bytes_checks(bench),
+        *token_checks(bench),
         *noise_checks(bench),
         null_check(bench),
         native_check(runs_dir / "native.json"),
     ]
-    page = write_report_of(bench.runs, out_dir, title=TITLE, checks=checks)
+    page = write_report_of(bench.runs, out_dir, title=TITLE, checks=checks, notes=NOTES)
     print_summary(bench, checks, page)
     return checks
 
@@ -126,12 +141,14 @@ def speed_up_checks(bench: Bench) -> Iterable[Check]:
     for cluster, (limit, bound) in LEAST_SPEED_UP.items():
         what = f"JCT layerwise / dualpath on {cluster}; {bound:g} storage NICs' worth of bandwidth is the bound"
         yield _ratio(bench, f"cpu.speedup.{cluster}.dualpath", what, "layerwise", "dualpath", cluster, limit)
+    spreads = [found.spread for found in map(noise, bench.cells.values()) if found is not None]
+    floor = min(NOISE_LIMIT, max([LEAST_NOISE, *spreads]))
     for slower, faster in (("dualpath", "split"), ("dualpath-rr", "dualpath")):
         for cluster in SHAPES:
             what = f"{faster} no slower than {slower} on {cluster}: JCT {slower} / {faster}"
             id = f"cpu.speedup.{cluster}.{faster}-vs-{slower}"
-            note = f"bound is 1 less the {NOISE_LIMIT:.0%} that A against A may differ"
-            yield _ratio(bench, id, what, slower, faster, cluster, 1 - NOISE_LIMIT, note)
+            note = f"bound is 1 less what A against A differs by, {floor:.1%}"
+            yield _ratio(bench, id, what, slower, faster, cluster, 1 - floor, note)
 
 
 def _ratio(
@@ -143,7 +160,7 @@ def _ratio(
         try:
             found = compare(bench.cells[cells[0]], bench.cells[cells[1]]).speed_up
             value = found.value
-            why = f"95 % [{found.low:.3f}, {found.high:.3f}]"
+            why = f"{found.low:.3f} to {found.high:.3f} over {found.pairs} pairs of runs"
         except RunError as error:
             why = str(error)
     return at_least(id, what, value, limit, note="; ".join(filter(None, (why, note))), rows=bench.rows(*cells))
@@ -186,6 +203,23 @@ def bytes_checks(bench: Bench) -> Iterable[Check]:
         what = f"{arm} on {cluster}: resource rows whose counted bytes are not those of the hop table"
         value = float(unlike) if is_counted else None
         yield at_most(f"cpu.bytes.{cluster}.{arm}", what, value, 0, unit="rows", note=note, rows=bench.rows(cell))
+
+
+def token_checks(bench: Bench) -> Iterable[Check]:
+    """The model chose the same tokens whichever way its KV came. The oracle computes on KV that never came."""
+    for (arm, cluster), runs in bench.cells.items():
+        cells = (("layerwise", cluster), (arm, cluster))
+        if arm == "layerwise" or not ARMS[arm].moves_kv:
+            continue
+        value, note = None, bench.why_not(*cells)
+        if not note:
+            tables_read = [run.turns.select("trajectory", "turn", "output_hash").collect() for run in runs]
+            base = bench.cells[cells[0]][0].turns.select("trajectory", "turn", "output_hash").collect()
+            joined = [table.join(base, on=["trajectory", "turn"], how="inner") for table in tables_read]
+            value = min((table["output_hash"] == table["output_hash_right"]).mean() or 0.0 for table in joined)
+            note = f"{base.height} turns"
+        what = f"{arm} on {cluster}: share of turns whose greedy tokens are those of layerwise"
+        yield at_least(f"cpu.tokens.{cluster}.{arm}", what, value, TOKENS_LIMIT, note=note, rows=bench.rows(*cells))
 
 
 def noise_checks(bench: Bench) -> Iterable[Check]:
@@ -281,4 +315,5 @@ def _near(path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument).resolve() for argument in sys.argv[1:3]))
+    found = main(*(Path(argument).resolve() for argument in sys.argv[1:3]))
+    sys.exit(0 if all(check.passed for check in found) else 1)

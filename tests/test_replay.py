@@ -164,13 +164,14 @@ def test_the_oracle_moves_nothing_and_hits_the_same(
     assert set(turns["route"]) == {"none", "skipped"}
 
 
+@pytest.mark.parametrize("arm", ["dualpath", "split", "oracle"])
 def test_ttft_parts_are_in_order_and_a_paced_run_counts_busy_time(
-    trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
+    arm: str, trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     cluster = cluster_file(snic="4MB/s", cnic="32MB/s")
-    assert _run(trace_file, cluster, tmp_path / "run", "dualpath").status == "ok"
+    assert _run(trace_file, cluster, tmp_path / "run", arm).status == "ok"
     turns = pl.read_parquet(tmp_path / "run" / "turns.parquet")
-    order = ["due_ns", "scheduled_ns", "read_start_ns", "read_end_ns", "first_token_ns", "end_ns"]
+    order = ["due_ns", "released_ns", "scheduled_ns", "read_start_ns", "read_end_ns", "first_token_ns", "end_ns"]
     for earlier, later in itertools.pairwise(order):
         assert (turns[earlier] <= turns[later]).all(), (earlier, later)
     links = pl.read_parquet(tmp_path / "run" / "links.parquet").filter(pl.col("resource") == "snic")

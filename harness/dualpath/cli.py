@@ -23,7 +23,7 @@ from dualpath.doctor import probe
 from dualpath.progress import TurnProgress
 from dualpath.replay import Outcome, Plan, replay
 from dualpath.report.write import write_report
-from dualpath.results.compare import Interval, compare
+from dualpath.results.compare import Interval, Ratio, compare
 from dualpath.results.run import Run
 from dualpath.series import Step, run_series
 from dualpath.trace.commands import FORMATS, export_trace, import_trace, show_stats, synthesize_to, validate_file
@@ -167,6 +167,8 @@ def replay_command(
 
 
 def _say_outcome(outcome: Outcome) -> None:
+    if outcome.warning:
+        click.echo(f"{outcome.directory}: warning: {outcome.warning}", err=True)
     if outcome.status == "ok":
         click.echo(f"{outcome.directory}: {outcome.turns} turns, JCT {outcome.jct_s:.2f} s")
         return
@@ -183,11 +185,12 @@ def compare_command(run_a: Path, run_b: Path, as_json: bool) -> None:
     """Compare RUN_B with RUN_A, trajectory by trajectory."""
     found = compare(Run.load(run_a), Run.load(run_b))
 
-    def line(name: str, interval: Interval, unit: str) -> None:
-        click.echo(f"{name:32} {interval.value:9.3f} {unit:2} 95 % [{interval.low:.3f}, {interval.high:.3f}]")
+    def line(name: str, found: Interval | Ratio, unit: str, what: str = "95 %") -> None:
+        click.echo(f"{name:32} {found.value:9.3f} {unit:2} {what} [{found.low:.3f}, {found.high:.3f}]")
 
     click.echo(f"A {run_a}\nB {run_b}   ({found.trajectories} trajectories, paired)")
-    line("speed-up, JCT A / JCT B", found.speed_up, "x")
+    line("speed-up, JCT A / JCT B", found.speed_up, "x", f"range of {found.speed_up.pairs} pairs")
+    line("mean trajectory time, A / B", found.trajectory_speed_up, "x")
     line("trajectory time, B - A", found.trajectory_jct_difference_s, "s")
     line("TTFT, B - A", found.ttft_difference_s, "s")
     _print_json(as_json, asdict(found))

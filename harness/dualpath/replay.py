@@ -26,7 +26,7 @@ from dualpath.engine.backend import EngineBackend
 from dualpath.engine.content import Contents
 from dualpath.engine.direct_io import filesystem_of
 from dualpath.engine.geometry import buffer_bytes, store_layout
-from dualpath.engine.messages import Hello, Summary
+from dualpath.engine.messages import Summary
 from dualpath.engine.meter import BUCKET_NS
 from dualpath.engine.store import create_store, scan
 from dualpath.provenance import provenance, stand_ins
@@ -82,6 +82,7 @@ class Outcome:
     turns: int
     turns_planned: int
     jct_s: float | None
+    warning: str = ""  # what makes the result less than it seems
 
     @property
     def interrupted(self) -> bool:
@@ -138,7 +139,6 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
         arm,
         BytePrediction(cluster, arm),
         scheduler.flights,
-        backend.now_ns,
         _encode,
         lambda ended: progress(ended, workload.turns),
     )
@@ -168,7 +168,7 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
         (plan.output / "error.log").write_text("".join(lines))
     if recorder.ended < workload.turns and not reasons:
         reasons.append(f"{workload.turns - recorder.ended} turns did not end")
-    facts["storage"].update(_storage_access(backend.hellos))
+    facts["storage"].update(_storage_access(backend.summaries))
     status: Literal["ok", "void"] = "void" if reasons else "ok"
     facts.update(
         status=status,
@@ -178,7 +178,10 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
     )
     write_json(plan.output / "run.json", facts)
     jct_s = recorder.last_end_ns / 1e9 if status == "ok" else None
-    return Outcome(plan.output, status, tuple(reasons), recorder.ended, workload.turns, jct_s)
+    warning = ""
+    if facts["storage"]["direct_io"] is False:
+        warning = f"storage was read THROUGH THE PAGE CACHE: {facts['storage']['note']}"
+    return Outcome(plan.output, status, tuple(reasons), recorder.ended, workload.turns, jct_s, warning)
 
 
 def _starts(plan: Plan, trace: TraceFile) -> Iterator[Start]:
@@ -278,12 +281,11 @@ def _facts(
     }
 
 
-def _storage_access(hellos: Sequence[Hello]) -> dict[str, Any]:
-    """Whether storage was reached past the page cache; where not, why."""
-    return {
-        "direct_io": all(hello.direct_io for hello in hellos),
-        "note": "; ".join(sorted({hello.direct_io_note for hello in hellos} - {""})),
-    }
+def _storage_access(summaries: Sequence[Summary]) -> dict[str, Any]:
+    """Whether storage was read past the page cache (None: it was not read); where not, why."""
+    found = [summary.reads_direct for summary in summaries if summary.reads_direct is not None]
+    notes = {summary.reads_note for summary in summaries} - {""}
+    return {"direct_io": all(found) if found else None, "note": "; ".join(sorted(notes))}
 
 
 def _rows(summaries: Sequence[Summary]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -51,7 +51,8 @@ def run_series(steps: Sequence[Step], *, replace: bool) -> list[Outcome]:
             outcome = replay(step.plan, progress.update)
             outcomes.append(outcome)
             if outcome.status == "ok":
-                progress.end(f"JCT {outcome.jct_s:6.2f} s, {outcome.turns} turns, {time.monotonic() - started_s:.0f} s")
+                took = f"{outcome.turns} turns, {time.monotonic() - started_s:.0f} s"
+                progress.end("; ".join(filter(None, (f"JCT {outcome.jct_s:6.2f} s, {took}", outcome.warning))))
                 continue
             progress.end("VOID: " + "; ".join(outcome.reasons))
             if outcome.interrupted:

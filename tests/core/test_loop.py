@@ -32,7 +32,7 @@ class Rows:
     def __init__(self) -> None:
         self.rows: list[tuple[Event, list[Command], int]] = []
 
-    def decided(self, event: Event, commands: Sequence[Command], cost_ns: int) -> None:
+    def decided(self, event: Event, commands: Sequence[Command], at_ns: int, cost_ns: int) -> None:
         self.rows.append((event, list(commands), cost_ns))
 
     @property

@@ -73,13 +73,13 @@ def test_a_death_is_told_although_others_keep_talking(processes: EngineProcesses
     heard: list[ToCoordinator] = []
 
     def talk() -> None:
-        for request in range(100):
+        for request in range(100_000):  # some ten seconds of talk
             processes.send(0, ReadBlocks(request, 0, [], [], 0, 1))
             heard.extend(processes.receive(1.0))
 
     with pytest.raises(WorkerError, match=r"engine 1 \(pid \d+\) was killed by SIGKILL"):
         talk()
-    assert len(heard) < 5
+    assert heard, "engine 0 did keep talking"
 
 
 def test_what_the_living_had_counted_is_not_lost_with_the_dead(processes: EngineProcesses) -> None:

@@ -78,7 +78,16 @@ def _checks(bench: Any, *functions: Any) -> dict[str, Any]:
 def test_a_complete_bench_passes_every_check(cpu: ModuleType, complete: Path, tmp_path: Path, capsys: Any) -> None:
     checks = {check.id: check for check in cpu.main(complete, tmp_path / "out")}
     assert [check.id for check in checks.values() if not check.passed] == []
-    assert {id.split(".")[1] for id in checks} == {"util", "speedup", "ties", "bytes", "noise", "null", "native"}
+    assert {id.split(".")[1] for id in checks} == {
+        "util",
+        "speedup",
+        "ties",
+        "bytes",
+        "tokens",
+        "noise",
+        "null",
+        "native",
+    }
     assert checks["cpu.util.cpu-1p2d.split.D1"].value == pytest.approx(0.96)
     assert checks["cpu.speedup.cpu-1p1d.dualpath"].value == pytest.approx(2.01)  # mean of 12 and 12.12 over 6
     assert checks["cpu.noise.cpu-1p1d.layerwise"].value == pytest.approx(0.01)

@@ -37,6 +37,7 @@ def turn(trajectory: str, index: int, due_ns: int, end_ns: int, **columns: Any) 
         "prefill_queue_tokens": 0,
         "decode_queue_tokens": 0,
         "due_ns": due_ns,
+        "released_ns": due_ns + step // 2,
         "scheduled_ns": due_ns + step,
         "read_start_ns": due_ns + 2 * step,
         "read_end_ns": due_ns + 4 * step,

@@ -23,7 +23,9 @@ def test_by_hand(tmp_path: Path) -> None:
     assert found.trajectory_jct_difference_s.value == -2.0
     assert found.ttft_difference_s.value == -1.5  # first tokens come after 6/8 of a turn
     assert found.trajectories == 2
-    assert (found.speed_up.low, found.speed_up.high) == (1.0, 2.0)  # only y, or x at least once
+    assert (found.speed_up.low, found.speed_up.high) == (2.0, 2.0)  # one repeat has no range
+    assert found.trajectory_speed_up.value == 1.5
+    assert (found.trajectory_speed_up.low, found.trajectory_speed_up.high) == (1.0, 2.0)  # only y, only x
 
 
 def test_the_interval_is_seeded(tmp_path: Path) -> None:
@@ -52,6 +54,14 @@ def test_repeats_are_paired_by_number_or_drawn_apart(tmp_path: Path) -> None:
     assert not apart.is_paired_by_repeat
     assert apart.speed_up.value == 2.0
     assert (apart.speed_up.low, apart.speed_up.high) == (8 / 6, 16 / 6)
+
+
+def test_the_same_twice_is_not_told_apart_from_itself(tmp_path: Path) -> None:
+    """A against A with a little noise: the interval of the means contains 1, whichever trajectory is last."""
+    a = _run(tmp_path / "a", {f"t{i}": 10 + i % 5 for i in range(40)})
+    b = _run(tmp_path / "b", {f"t{i}": 10 + i % 5 + (0.05 if i % 2 else -0.05) for i in range(40)})
+    found = compare(a, b).trajectory_speed_up
+    assert found.low < 1 < found.high
 
 
 def test_differences_weigh_every_turn(tmp_path: Path) -> None:

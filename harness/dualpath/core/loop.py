@@ -31,8 +31,9 @@ class Backend(Protocol):
 class Recorder(Protocol):
     """Keeps raw rows."""
 
-    def decided(self, event: Event, commands: Sequence[Command], cost_ns: int) -> None:
-        """Note one event, what the scheduler chose, and what the choice cost."""
+    def decided(self, event: Event, commands: Sequence[Command], at_ns: int, cost_ns: int) -> None:
+        """Note one event, what the scheduler chose, when (run's clock, before anything was executed) and what the
+        choice cost."""
 
 
 def run(
@@ -52,9 +53,10 @@ def run(
         before_ns = cost_clock()
         commands = scheduler.handle(event)
         cost_ns = cost_clock() - before_ns
+        at_ns = backend.now_ns()
         if commands:
             backend.execute(commands)
-        recorder.decided(event, commands, cost_ns)
+        recorder.decided(event, commands, at_ns, cost_ns)
 
     turn_of: dict[int, DueTurn] = {}
     while not feed.finished:

@@ -106,7 +106,6 @@ class EngineBackend:
         hbm_blocks = cluster.memory.decode_hbm_bytes // cluster.block_bytes
         self._decode_hbm = [Slots(hbm_blocks) for _ in self._decode_engines]
         self.summaries: list[Summary] = []
-        self.hellos: list[Hello] = []
 
     @property
     def _decode_engines(self) -> range:
@@ -142,7 +141,6 @@ class EngineBackend:
         for message in self._processes.first_messages():
             self._refuse_failure(message)
             assert isinstance(message, Hello), "an engine's first message, if it has not failed"
-            self.hellos.append(message)
         self._zero_ns = time.monotonic_ns()
         for engine in range(cluster.num_engines):
             self._processes.send(engine, StartClock(self._zero_ns))

@@ -60,9 +60,9 @@ class QueuedReader:
     def _read_forever(self) -> None:
         while True:
             message, position = self._queue.get()
-            self._read(message, message.blocks[position], message.slots[position])
+            found = self._read(message, message.blocks[position], message.slots[position])
             if self._verify:
-                self._note(message, position)
+                self._note(message, position, found)
             with self._lock:
                 self._left[message.request] -= 1
                 done = not self._left[message.request]
@@ -71,9 +71,16 @@ class QueuedReader:
             if done:
                 self._emit(BlocksRead(time.monotonic_ns() - self._path.zero_ns, message.request, self._engine))
 
-    def _read(self, message: ReadBlocks, ref: BlockRef, slot: int) -> None:
+    def _read(self, message: ReadBlocks, ref: BlockRef, slot: int) -> int:
+        """Returns the checksum found. Raises CorruptBlockError unless it is the one written with the block."""
         start = self._geometry.slot_offset(slot)
         into = self._buffer.view[start : start + self._geometry.stride_bytes]
+        found: list[int] = []
+
+        def copy() -> int:
+            found.append(self._reader.read(ref.key, ref.location, into, path=self._label))
+            return self._reader.layout.block_bytes
+
         self._path.move(
             self._stage,
             self._route,
@@ -81,18 +88,12 @@ class QueuedReader:
             self._cluster.model.layers,
             message.prefill_engine,
             message.decode_engine,
-            lambda: self._read_checked(ref, into),
+            copy,
         )
+        return found[0]
 
-    def _read_checked(self, ref: BlockRef, into: memoryview) -> None:
-        """Raises CorruptBlockError unless the bytes have the checksum they were written with."""
-        self._reader.read(ref.key, ref.location, into, path=self._label)
-
-    def _note(self, message: ReadBlocks, position: int) -> None:
-        ref = message.blocks[position]
-        checksum = ref.location.checksum  # equal to the one found, or the read would have raised
+    def _note(self, message: ReadBlocks, position: int, found: int) -> None:
+        ref, block = message.blocks[position], message.first_block + position
         self.checked.append(
-            CheckedBlock(
-                message.request, message.first_block + position, ref.key, "storage", self._route, checksum, checksum
-            )
+            CheckedBlock(message.request, block, ref.key, "storage", self._route, ref.location.checksum, found)
         )

@@ -51,18 +51,17 @@ class DataPath:
         layers: int,
         prefill_engine: int,
         decode_engine: int,
-        copy: Callable[[], None],
+        copy: Callable[[], int],
     ) -> Move:
-        """Begin to move `tokens` tokens' KV of `layers` layers. `copy` does the moving, before this returns; the move
-        is done when its links have let the bytes pass, too. Post several before waiting for the first: a link idles
-        while nobody has reserved it."""
+        """Begin to move `tokens` tokens' KV of `layers` layers. `copy` does the moving, before this returns, and says
+        how many bytes it moved: these are counted. The move is done when its links have let the bytes pass, too. Post
+        several before waiting for the first: a link idles while nobody has reserved it."""
         num_bytes = tokens * layers * self._cluster.model.kv_layer_bytes
         hops = list(charges(self._cluster, stage, route, prefill_engine, decode_engine))
         links = [link_of(self._cluster, charge) for charge in hops]
         posted_ns = time.monotonic_ns()
         reservations = self._pacer.reserve_all([link for link in links if link is not None], num_bytes, "kv", posted_ns)
-        copy()
-        return Move(self, hops, links, reservations, num_bytes, posted_ns)
+        return Move(self, hops, links, reservations, copy(), posted_ns)
 
     def move(
         self,
@@ -72,7 +71,7 @@ class DataPath:
         layers: int,
         prefill_engine: int,
         decode_engine: int,
-        copy: Callable[[], None],
+        copy: Callable[[], int],
     ) -> None:
         """Post one move and wait for it."""
         self.post(stage, route, tokens, layers, prefill_engine, decode_engine, copy).wait()
@@ -100,7 +99,7 @@ class Move:
     hops: list[Charge]
     links: list[int | None]  # by hop
     reservations: list[Reservation]
-    num_bytes: int
+    num_bytes: int  # moved
     posted_ns: int
 
     def wait(self) -> None:

@@ -306,10 +306,11 @@ class DecodeEngine:
     def _store(self, sequence: _Sequence, block: int, slot: int) -> None:
         key = sequence.work.keys[block]
 
-        def append() -> None:
+        def append() -> int:
             location = self._writer.append(key, self._slot(slot))
             with self._lock:
                 sequence.stored.append(BlockRef(key, location))
+            return self._writer.layout.block_bytes
 
         self._path.move(
             "store",

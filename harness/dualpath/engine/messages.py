@@ -87,8 +87,6 @@ class Shutdown(Message, frozen=True):
 
 class Hello(Message, frozen=True):
     engine: int
-    direct_io: bool
-    direct_io_note: str
 
 
 class BlocksRead(Message, frozen=True):
@@ -160,6 +158,8 @@ class Summary(Message, frozen=True):
     """An engine's last message."""
 
     engine: int
+    reads_direct: bool | None  # past the page cache; None where nothing was read
+    reads_note: str  # why not
     links: list[LinkRow]
     blocks: list[CheckedBlock]
 

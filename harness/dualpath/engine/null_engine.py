@@ -39,10 +39,10 @@ class NullEngine:
         self._zero_ns = zero_ns
 
     def hello(self) -> Hello:
-        return Hello(self._engine, True, "")
+        return Hello(self._engine)
 
     def summary(self) -> Summary:
-        return Summary(self._engine, [], [])
+        return Summary(self._engine, None, "", [], [])
 
     def submit(self, message: ReadBlocks | PrefillBatch | StartDecode) -> None:
         t_ns = time.monotonic_ns() - self._zero_ns

@@ -28,6 +28,7 @@ from dualpath.engine.messages import (
 
 _START_TIMEOUT_S = 60
 _END_TIMEOUT_S = 10
+_LAST_MESSAGE_S = 0.3  # what a process sent before it ended arrives within this time
 
 
 class EngineProcesses:
@@ -47,7 +48,8 @@ class EngineProcesses:
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._pidfds: dict[int, int] = {}  # pidfd -> engine
         self._engines: dict[bytes, int] = {}  # identity on the socket -> engine
-        self._dead: list[int] = []  # engines whose death is still to be told
+        self._dead: list[int] = []  # engines that have ended
+        self._hear_until_s = 0.0  # until then the last message of one that has ended may arrive
 
     def start(self, setup: EngineSetup) -> None:
         """Start one engine; it inherits the memory it is to share."""
@@ -84,12 +86,13 @@ class EngineProcesses:
             raise WorkerError(f"engine {engine} cannot be reached: {error}{self._last_words(engine)}") from error
 
     def receive(self, timeout_s: float) -> list[ToCoordinator]:
-        """Messages that have come, or come within the time. Raises WorkerError where an engine has died; what others
-        had sent until then is returned first: a dying engine's last message says more than its exit status."""
-        messages = self._poll(0.0 if self._dead else timeout_s)
-        if not messages and self._dead:
-            raise self._death(self._dead[0])
-        return messages
+        """Messages that have come, or come within the time. Raises WorkerError where an engine has died, after a moment
+        in which its last message may still arrive: that says more than its exit status."""
+        while not self._dead or time.monotonic() < self._hear_until_s:
+            messages = self._poll(self._hear_until_s - time.monotonic() if self._dead else timeout_s)
+            if messages or not self._dead:
+                return messages
+        raise self._death(self._dead[0])
 
     def first_messages(self) -> list[ToCoordinator]:
         """The first message of every engine, or those until one has failed. Raises WorkerError."""
@@ -118,13 +121,18 @@ class EngineProcesses:
                 errors.append(error)
         deadline_s = time.monotonic() + _END_TIMEOUT_S
         while waiting and time.monotonic() < deadline_s:
-            for answer in self._poll(deadline_s - time.monotonic()):
+            for answer in self._poll(min(_LAST_MESSAGE_S, deadline_s - time.monotonic())):
                 if isinstance(answer, Summary):
                     summaries.append(answer)
                     waiting.discard(answer.engine)
-            errors += [self._death(engine) for engine in self._dead if engine in waiting]
-            waiting -= set(self._dead)
-        errors += [WorkerError(f"engine {engine} gave no counts within {_END_TIMEOUT_S} s") for engine in waiting]
+            if waiting <= set(self._dead) and time.monotonic() >= self._hear_until_s:
+                break
+        errors += [
+            self._death(engine)
+            if engine in self._dead
+            else WorkerError(f"engine {engine} gave no counts within {_END_TIMEOUT_S} s")
+            for engine in sorted(waiting)
+        ]
         return summaries, errors
 
     def _poll(self, timeout_s: float) -> list[ToCoordinator]:
@@ -142,6 +150,7 @@ class EngineProcesses:
             if pidfd in self._pidfds:
                 engine = self._pidfds[pidfd]
                 self._dead.append(engine)
+                self._hear_until_s = time.monotonic() + _LAST_MESSAGE_S
                 self._forget(engine)
         return messages
 

@@ -188,9 +188,14 @@ class BlockReader:
         self._files: dict[str, DirectFile] = {}
 
     @property
-    def direct(self) -> bool:
-        """Whether every file opened so far bypasses the page cache."""
-        return self._want_direct and all(file.direct for file in self._files.values())
+    def direct(self) -> bool | None:
+        """Whether every file read so far bypasses the page cache; None where none was read."""
+        return all(file.direct for file in self._files.values()) if self._files else None
+
+    @property
+    def direct_reason(self) -> str:
+        """Why not; empty where it does."""
+        return "; ".join(sorted({file.reason for file in self._files.values() if file.reason}))
 
     def read(self, key: bytes, location: Location, into: Buffer, *, path: str) -> int:
         """Reads a block into `into` and returns its checksum, equal to `location.checksum`. `into` is

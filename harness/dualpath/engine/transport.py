@@ -8,7 +8,7 @@ lanes and counting are the data path's.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -16,8 +16,8 @@ from dualpath.engine.geometry import Piece
 
 
 class Completion(Protocol):
-    def wait(self) -> None:
-        """Block until the bytes have arrived. Raises WorkerError where they cannot."""
+    def wait(self) -> int:
+        """Block until the bytes have arrived; returns how many did. Raises WorkerError where they cannot."""
 
 
 class Transport(Protocol):
@@ -34,9 +34,11 @@ class Transport(Protocol):
         """Put pieces of a local region into a remote one."""
 
 
-class _Done:
-    def wait(self) -> None:
-        return
+class _Done(NamedTuple):
+    num_bytes: int
+
+    def wait(self) -> int:
+        return self.num_bytes
 
 
 class SharedMemoryTransport:
@@ -55,19 +57,18 @@ class SharedMemoryTransport:
 
     def read(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
         source, target = self._regions[remote], self._regions[local]
+        moved = 0
         for piece in pieces:
-            target[piece.local_offset : piece.local_offset + piece.num_bytes].copy_(
-                source[piece.remote_offset : piece.remote_offset + piece.num_bytes]
-            )
-        return _DONE
+            part = source[piece.remote_offset : piece.remote_offset + piece.num_bytes]
+            target[piece.local_offset : piece.local_offset + piece.num_bytes].copy_(part)
+            moved += len(part)
+        return _Done(moved)
 
     def write(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
         source, target = self._regions[local], self._regions[remote]
+        moved = 0
         for piece in pieces:
-            target[piece.remote_offset : piece.remote_offset + piece.num_bytes].copy_(
-                source[piece.local_offset : piece.local_offset + piece.num_bytes]
-            )
-        return _DONE
-
-
-_DONE = _Done()
+            part = source[piece.local_offset : piece.local_offset + piece.num_bytes]
+            target[piece.remote_offset : piece.remote_offset + piece.num_bytes].copy_(part)
+            moved += len(part)
+        return _Done(moved)

@@ -121,16 +121,14 @@ class Engine:
                 self.decode.submit(message)
 
     def hello(self) -> Hello:
-        writer = self._writer
-        if writer is None:
-            return Hello(self._setup.engine, True, "")
-        return Hello(self._setup.engine, writer.direct, writer.direct_reason or "")
+        return Hello(self._setup.engine)
 
     def summary(self) -> Summary:
         checked: list[CheckedBlock] = list(self.reads.checked)
         for part in (self.prefill, self.decode):
             checked += part.checked if part is not None else []
-        return Summary(self._setup.engine, [LinkRow(**row) for row in self._meter.rows()], checked)
+        rows = [LinkRow(**row) for row in self._meter.rows()]
+        return Summary(self._setup.engine, self._reader.direct, self._reader.direct_reason, rows, checked)
 
     def _spawn(self, name: str, body: Callable[[], None]) -> None:
         threading.Thread(target=partial(self._guard, body), name=name, daemon=True).start()

@@ -116,7 +116,7 @@ def speed_ups(evidence: Evidence, baseline_arm: str) -> Figure | None:
         found = evidence.speed_up(cell, baseline_arm)
         baseline = evidence.cell(cell.group, baseline_arm)
         if found is not None and baseline is not None:
-            rows.append((cell, found.speed_up, baseline.num_snics))
+            rows.append((cell, found, baseline.num_snics))
     if not rows:
         return None
     groups = list(dict.fromkeys(cell.group for cell, _, _ in rows))
@@ -124,19 +124,20 @@ def speed_ups(evidence: Evidence, baseline_arm: str) -> Figure | None:
     drawing, panels = plt.subplots(
         1, len(groups), figsize=(WIDTH_IN, 0.75 + 0.36 * len(arms)), sharey=True, sharex=True, squeeze=False
     )
-    edge = 1.15 * max([1.5, *(found.high for cell, found, _ in rows if cell.num_snics)])
+    edge = 1.15 * max([1.5, *(found.speed_up.high for cell, found, _ in rows if cell.num_snics)])
     for axes, group in zip(panels[0], groups, strict=True):
         axes.axvline(1, color=SOFT_INK, linewidth=0.9)
-        for cell, interval, baseline_snics in rows:
+        for cell, found, baseline_snics in rows:
             if cell.group != group:
                 continue
             row, colour = arms.index(cell.arm), arm_colour(cell.arm)
-            is_outside = interval.value > edge
-            place = edge * 0.985 if is_outside else interval.value
+            value, interval = found.speed_up.value, found.trajectory_speed_up
+            is_outside = value > edge
+            place = edge * 0.985 if is_outside else value
             axes.plot([min(interval.low, edge), min(interval.high, edge)], [row, row], color=colour, lw=5, alpha=0.35)
             axes.plot(place, row, ">" if is_outside else "o", color=colour, markersize=7)
             axes.annotate(
-                f"{interval.value:.2f}",
+                f"{value:.2f}",
                 (place, row),
                 xytext=(0, 6),
                 textcoords="offset points",
@@ -151,22 +152,23 @@ def speed_ups(evidence: Evidence, baseline_arm: str) -> Figure | None:
         axes.spines["left"].set_visible(False)
     panels[0][0].set_yticks(range(len(arms)), arms)
     panels[0][0].set_ylim(len(arms) - 0.5, -0.75)
-    panels[0][0].set_xlim(min(0.8, *(found.low for _, found, _ in rows)), edge)
+    panels[0][0].set_xlim(min(0.8, *(found.speed_up.low for _, found, _ in rows)), edge)
     panels[0][len(groups) // 2].set_xlabel(f"JCT of {baseline_arm} / JCT of the arm")
     drawing.tight_layout(w_pad=1.5)
     return finish(
         drawing,
         f"speed-up-{baseline_arm}",
         f"Speed-up over {baseline_arm}",
-        f"Dot: mean JCT of {baseline_arm} divided by that of the arm; right of 1 is faster. Bar: 95 % bootstrap "
-        "interval over trajectories and repeats (a JCT is a maximum, so it leans to one side; it does not contain "
-        "the machine's noise, which A against A shows). Dotted: the ratio of storage NICs the two may read with, "
-        "the most that loading alone can bring. An arrow stands for a value beyond the edge (oracle reads nothing).",
+        f"Dot: mean JCT of {baseline_arm} divided by that of the arm; right of 1 is faster. Bar: 95 % interval of "
+        "the ratio of mean trajectory times, paired and resampled by trajectory: another number than the dot, which "
+        "the last trajectory alone decides. The machine's noise is shown by A against A. Dotted: the ratio of storage "
+        "NICs the two may read with, the most that loading alone can bring. An arrow stands for a value beyond the "
+        "edge (oracle reads nothing).",
     )
 
 
 def ttft_parts(evidence: Evidence) -> Figure | None:
-    """Mean TTFT of every arm, stacked by its four parts."""
+    """Mean TTFT of every arm, stacked by its parts."""
     cells = list(evidence.cells)
     if not cells:
         return None
@@ -202,7 +204,7 @@ def ttft_parts(evidence: Evidence) -> Figure | None:
     panels[0][len(groups) // 2].set_xlabel(f"mean TTFT, {unit}")
     handles = [Patch(color=PART_COLOURS[part], label=part) for part in TTFT_PARTS]
     drawing.tight_layout(w_pad=1.5)
-    drawing.legend(handles=handles, loc="upper center", ncols=4, bbox_to_anchor=(0.5, 0))
+    drawing.legend(handles=handles, loc="upper center", ncols=len(TTFT_PARTS), bbox_to_anchor=(0.5, 0))
     formulas = "; ".join(f"{part} = {METRICS[part].formula}" for part in TTFT_PARTS)
     return finish(
         drawing,

@@ -69,8 +69,7 @@ def nic_utilisation(evidence: Evidence, group: str, resource: str) -> Figure | N
         f"{kind} NICs over time · {group}",
         f"Each row is an arm, each column one {kind.lower()} NIC (P, D: of prefill or decode nodes), in {measure}; "
         f"all rows share the time axis, so shorter is faster. {_READING[resource]} Shaded: the steady window; the "
-        "numbers are means over it. The repeat with the middle JCT is shown. Bytes are booked when a transfer step "
-        "completes, so a point may pass 100 %; it is cut there.",
+        "numbers are means over it. The repeat with the middle JCT is shown.",
     )
 
 

@@ -24,7 +24,13 @@ ARM_COLOURS = {  # of middle lightness: they must carry on white and on near-bla
     "split": "#9a63d8",
     "oracle": "#d9ac1f",
 }
-PART_COLOURS = {"schedule": "#94a1b2", "allocate": "#d9ac1f", "read": "#3f7fe0", "prefill": "#e0605a"}
+PART_COLOURS = {
+    "release": "#3fb8af",
+    "schedule": "#94a1b2",
+    "allocate": "#d9ac1f",
+    "read": "#3f7fe0",
+    "prefill": "#e0605a",
+}
 _OTHER_COLOURS = ("#d1589b", "#6fae45", "#b0764a", "#4fa3d1")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dualpath.report.style import three_digits
-from dualpath.results.compare import Interval
+from dualpath.results.compare import Interval, Ratio
 
 NONE = "–"  # a value that does not exist
 
@@ -44,6 +44,13 @@ def per_cent(value: float | None) -> str:
 def times(interval: Interval | None) -> str:
     """A ratio with its interval: 1.95× [1.90, 1.97]."""
     return NONE if interval is None else f"{interval.value:.2f}× [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def ratio(found: Ratio | None) -> str:
+    """A ratio of JCTs, with its range where there are repeats: 1.95× (1.94–1.96)."""
+    if found is None:
+        return NONE
+    return f"{found.value:.2f}×" + (f" ({found.low:.2f}–{found.high:.2f})" if found.pairs > 1 else "")
 
 
 def mega(num_bytes: float | None) -> str:

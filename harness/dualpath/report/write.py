@@ -27,8 +27,11 @@ def write_report(
     return write_report_of(load_runs(run_dirs), out_dir, title=title, checks=checks)
 
 
-def write_report_of(runs: Sequence[Run], out_dir: str | Path, *, title: str, checks: Sequence[Check] = ()) -> Path:
-    """The same for runs already loaded. No run at all is allowed only with checks that say so."""
+def write_report_of(
+    runs: Sequence[Run], out_dir: str | Path, *, title: str, checks: Sequence[Check] = (), notes: Sequence[str] = ()
+) -> Path:
+    """The same for runs already loaded. No run at all is allowed only with checks that say so. notes: what a reader
+    must know of this experiment before any number."""
     if not runs and not checks:
         raise RunError("nothing to report on: no run directory was given")
     style.apply()
@@ -37,7 +40,7 @@ def write_report_of(runs: Sequence[Run], out_dir: str | Path, *, title: str, che
     content: dict[str, object] = {
         "title": title,
         "tiles": headline(evidence, checks),
-        "caveats": caveats(evidence),
+        "caveats": [*caveats(evidence), *notes],
         "sections": shown,
         "counts": (len(evidence.runs), len(evidence.void)),
     }

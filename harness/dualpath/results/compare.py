@@ -1,9 +1,9 @@
 """Two configurations against each other, paired trajectory by trajectory, with seeded bootstrap intervals.
 
-What the intervals cover: which trajectories (and, where given, which repeats) happened to be in the run. A JCT is
-a maximum, so its resampled values never exceed the observed one and the interval leans to one side; and
-trajectories share links, so they are not independent. What the machine's noise does is shown by A against A
-(bound.noise), not by these.
+A JCT is the end of one trajectory, the last: resampling trajectories would only ask whether that one was drawn, and
+even A against A would exclude 1. So the ratio of JCTs comes with its range over repeats, and the intervals are of
+means over trajectories. They cover which trajectories happened to be in the run; these share links, so they are not
+independent. What the machine's noise does is shown by A against A (bound.noise), not by these.
 """
 
 from __future__ import annotations
@@ -37,13 +37,25 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
+class Ratio:
+    """Mean over repeats of A / mean over repeats of B, and its range over pairs of repeats (of the same number where
+    both sides have the same numbers)."""
+
+    value: float
+    low: float
+    high: float
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """B against A. A `speed_up` above 1 and differences below 0 mean that B is faster."""
 
     a: tuple[str, ...]  # run directories, one per repeat
     b: tuple[str, ...]
     trajectories: int
-    speed_up: Interval  # mean JCT of A / mean JCT of B
+    speed_up: Ratio  # JCT of A / JCT of B
+    trajectory_speed_up: Interval  # mean trajectory JCT of A / of B, resampled by trajectory
     trajectory_jct_difference_s: Interval  # mean over trajectories of (B - A)
     ttft_difference_s: Interval  # mean over turns of (B - A), resampled by trajectory
     is_paired_by_repeat: bool
@@ -68,26 +80,26 @@ def compare(
     paired = [run.manifest.repeat for run in a] == [run.manifest.repeat for run in b]
     ends_a = np.stack([row.end_ns for row in rows_a])  # [repeats of A, trajectories]
     ends_b = np.stack([row.end_ns for row in rows_b])
-    jct_diff = _mean(rows_b, "jct_ns") - _mean(rows_a, "jct_ns")  # [trajectories]
+    jcts_a, jcts_b = _mean(rows_a, "jct_ns"), _mean(rows_b, "jct_ns")  # [trajectories]
+    jct_diff = jcts_b - jcts_a
     ttft_diff = _mean(rows_b, "ttft_sum_ns") - _mean(rows_a, "ttft_sum_ns")
     turns = rows[0].turns
     rng = np.random.default_rng(seed)
     count = len(rows[0].ids)
     ratios, jct_diffs, ttft_diffs = [], [], []
-    chunk = max(1, _CELLS_PER_CHUNK // (count * max(len(a), len(b))))
+    chunk = max(1, _CELLS_PER_CHUNK // count)
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
         picked = rng.integers(count, size=(size, count))
-        repeats_a = rng.integers(len(a), size=(size, len(a)))
-        repeats_b = repeats_a if paired else rng.integers(len(b), size=(size, len(b)))
-        ratios.append(_mean_jct(ends_a, picked, repeats_a) / _mean_jct(ends_b, picked, repeats_b))
+        ratios.append(jcts_a[picked].sum(axis=1) / jcts_b[picked].sum(axis=1))
         jct_diffs.append(jct_diff[picked].mean(axis=1))
         ttft_diffs.append(ttft_diff[picked].sum(axis=1) / turns[picked].sum(axis=1))
     return Comparison(
         a=tuple(str(run.directory) for run in a),
         b=tuple(str(run.directory) for run in b),
         trajectories=count,
-        speed_up=_interval(ends_a.max(axis=1).mean() / ends_b.max(axis=1).mean(), ratios),
+        speed_up=_ratio(ends_a.max(axis=1), ends_b.max(axis=1), paired=paired),
+        trajectory_speed_up=_interval(jcts_a.sum() / jcts_b.sum(), ratios),
         trajectory_jct_difference_s=_interval(jct_diff.mean() / NS_PER_S, jct_diffs, NS_PER_S),
         ttft_difference_s=_interval(ttft_diff.sum() / turns.sum() / NS_PER_S, ttft_diffs, NS_PER_S),
         is_paired_by_repeat=paired,
@@ -143,11 +155,10 @@ def _mean(rows: list[_Rows], column: str) -> Array:
     return mean
 
 
-def _mean_jct(ends_ns: Array, picked: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64]) -> Array:
-    """Mean over the picked repeats of the largest end over the picked trajectories. [resamples]"""
-    jct = ends_ns[:, picked].max(axis=2)  # [repeats, resamples]
-    mean: Array = np.take_along_axis(jct.T, repeats, axis=1).mean(axis=1)
-    return mean
+def _ratio(a: Array, b: Array, *, paired: bool) -> Ratio:
+    """a, b: [repeats]"""
+    pairs = a / b if paired else (a[:, None] / b[None, :]).flatten()
+    return Ratio(float(a.mean() / b.mean()), float(pairs.min()), float(pairs.max()), len(pairs))
 
 
 def _interval(value: float, samples: list[Array], divisor: float = 1.0) -> Interval:

@@ -42,8 +42,7 @@ def utilisation(run: Run, resource: str, *, width_ns: int | None = None) -> pl.D
     """Every NIC in both directions over time: unit, nic, direction, start_ns, width_ns, bytes, utilisation.
 
     A bucket without a row carried nothing and counts as 0. `width_ns` merges buckets (rounded down to whole
-    ones). Utilisation is null where the NIC is native (it has no rate). Bytes are booked when a transfer step
-    completes, so a single bucket may pass 1 by one step.
+    ones). Utilisation is null where the NIC is native (it has no rate).
     """
     bucket_ns = run.manifest.bucket_ns
     width_ns = max(1, (width_ns or bucket_ns) // bucket_ns) * bucket_ns

@@ -61,7 +61,12 @@ def _rate(tag: str, formula: str, tokens: pl.Expr) -> Metric:
 
 _ALL = [
     _turn("ttft", "first_token - due", _latency(pl.col("first_token_ns") - pl.col("due_ns"))),
-    _turn("schedule", "scheduled - due", _latency(pl.col("scheduled_ns") - pl.col("due_ns"))),
+    _turn(
+        "release",
+        "released - due: until the turn before has persisted its blocks, which this one is to find",
+        _latency(pl.col("released_ns") - pl.col("due_ns")),
+    ),
+    _turn("schedule", "scheduled - released", _latency(pl.col("scheduled_ns") - pl.col("released_ns"))),
     _turn("allocate", "read_start - scheduled", _latency(_READ_START - pl.col("scheduled_ns"))),
     _turn("read", "read_end - read_start", _latency(_READ_END - _READ_START)),
     _turn("prefill", "first_token - read_end", _latency(pl.col("first_token_ns") - _READ_END)),
@@ -136,7 +141,7 @@ _ALL = [
 ]
 
 METRICS: dict[str, Metric] = {metric.tag: metric for metric in _ALL}
-TTFT_PARTS = ("schedule", "allocate", "read", "prefill")
+TTFT_PARTS = ("release", "schedule", "allocate", "read", "prefill")
 
 
 def per_turn(run: Run) -> pl.LazyFrame:

@@ -25,9 +25,8 @@ _Row = dict[str, Any]
 class Recorder:
     """A `core.loop.Recorder`. Knows nothing of who executes: engine, simulator and null engine write the same.
 
-    trajectory: of a number that the feed gave, while it runs. flights: the scheduler's. now_ns: the run's clock, for
-    the moment a command was given. encode: an event or command as JSON text. progress: called with the number of
-    ended turns.
+    trajectory: of a number that the feed gave, while it runs. flights: the scheduler's. encode: an event or command as
+    JSON text. progress: called with the number of ended turns.
     """
 
     def __init__(
@@ -37,7 +36,6 @@ class Recorder:
         arm: Arm,
         prediction: BytePrediction,
         flights: dict[int, Flight],
-        now_ns: Callable[[], int],
         encode: Callable[[object], str],
         progress: Callable[[int], None],
     ) -> None:
@@ -46,7 +44,6 @@ class Recorder:
         self._arm = arm
         self._prediction = prediction
         self._flights = flights
-        self._now_ns = now_ns
         self._encode = encode
         self._progress = progress
         self._planned_hits: dict[int, list[int]] = {}  # by number of a trajectory under way
@@ -59,11 +56,11 @@ class Recorder:
         self.last_end_ns = 0
         self.decision_ns = 0
 
-    def decided(self, event: Event, commands: Sequence[Command], cost_ns: int) -> None:
+    def decided(self, event: Event, commands: Sequence[Command], at_ns: int, cost_ns: int) -> None:
         self.decision_ns += cost_ns
-        self._note_event(event)
+        self._note_event(event, at_ns)
         for command in commands:
-            self._note_command(command)
+            self._note_command(command, at_ns)
         self._prediction.add(commands, self._flights)
         self._decisions.append(
             {
@@ -97,10 +94,10 @@ class Recorder:
             table.append(row)
         table.close()
 
-    def _note_event(self, event: Event) -> None:
+    def _note_event(self, event: Event, at_ns: int) -> None:
         match event:
             case TurnDue():
-                self._under_way[event.request.id] = self._turn(event)
+                self._under_way[event.request.id] = self._turn(event, at_ns)
             case ReadDone():
                 row = self._under_way[event.request]  # of a split request's two reads the later one counts
                 row["read_end_ns"] = max(row["read_end_ns"] or 0, event.t_ns)
@@ -132,11 +129,11 @@ class Recorder:
             case _:
                 pass
 
-    def _note_command(self, command: Command) -> None:
+    def _note_command(self, command: Command, at_ns: int) -> None:
         match command:
             case Assigned():
                 self._under_way[command.request].update(
-                    scheduled_ns=self._now_ns(),
+                    scheduled_ns=at_ns,
                     prefill_engine=command.prefill_engine,
                     decode_engine=command.decode_engine,
                     decode_side_tokens=command.decode_blocks * self._prediction.block_tokens,
@@ -146,7 +143,7 @@ class Recorder:
                 )
             case Admit():
                 row = self._under_way[command.request]
-                row["read_start_ns"] = self._now_ns()
+                row["read_start_ns"] = at_ns
                 if not row["hit_tokens"]:
                     row["read_end_ns"] = row["read_start_ns"]
             case Prefill():
@@ -154,7 +151,7 @@ class Recorder:
             case _:
                 pass
 
-    def _turn(self, event: TurnDue) -> _Row:
+    def _turn(self, event: TurnDue, at_ns: int) -> _Row:
         request = event.request
         trajectory = self._trajectory(request.trajectory)
         if request.turn == 0:
@@ -176,6 +173,7 @@ class Recorder:
             miss_tokens=request.prompt_tokens - hit_tokens,
             decode_side_tokens=0,
             due_ns=event.t_ns,
+            released_ns=at_ns,
             status="unfinished",
             error="the run ended before this turn did",
         )

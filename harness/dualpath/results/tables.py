@@ -29,6 +29,7 @@ TURNS = _schema(
         "prefill_queue_tokens": pa.int64(),  # read queue of the PE's node when the route was chosen
         "decode_queue_tokens": pa.int64(),  # likewise of the DE's node
         "due_ns": pa.int64(),
+        "released_ns": pa.int64(),  # told to the scheduler: the turn before has ended and its blocks are persisted
         "scheduled_ns": pa.int64(),  # both engines assigned
         "read_start_ns": pa.int64(),  # buffers granted, read issued
         "read_end_ns": pa.int64(),  # every hit block is in a PE or DE buffer
