@@ -82,10 +82,11 @@ def _attend_tile(model: Model, layer: int, queries: Tensor, context: Tensor, pos
 
 def recompute(model: Model, token_ids: Tensor, prompt_tokens: int, tile: int) -> tuple[Tensor, Tensor]:
     """Without any cache: KV of all tokens [layers, n, E], and the greedy choice after each token from the last
-    prompt token on [n - prompt_tokens + 1]. The oracle that cached runs are compared with."""
+    prompt token on [n - prompt_tokens + 1], both on the CPU. The oracle that cached runs are compared with."""
     num = len(token_ids)
     padded = -(-num // tile) * tile
-    cache = torch.zeros(model.shape.layers, padded, model.shape.kv_elements, dtype=model.dtype)
+    token_ids = token_ids.to(model.device)
+    cache = torch.zeros(model.shape.layers, padded, model.shape.kv_elements, dtype=model.dtype, device=model.device)
     hidden = []
     for start in range(0, num, tile):
         end = min(start + tile, num)
@@ -99,7 +100,7 @@ def recompute(model: Model, token_ids: Tensor, prompt_tokens: int, tile: int) ->
     choices = torch.cat(
         [choose_exact(model, state, position, tile) for position, state in enumerate(states, start=prompt_tokens - 1)]
     )
-    return cache[:, :num], choices
+    return cache[:, :num].cpu(), choices.cpu()
 
 
 def choose_exact(model: Model, state: Tensor, position: int, tile: int) -> Tensor:

@@ -33,6 +33,11 @@ class _Layer:
     down: Tensor  # [mlp, hidden]
 
 
+def best_device() -> str:
+    """What engines compute on, on this machine."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class Rotation(NamedTuple):
     """Rotary embedding of some positions, halves layout."""
 

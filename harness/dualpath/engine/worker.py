@@ -29,7 +29,7 @@ from dualpath.engine.messages import (
     Summary,
 )
 from dualpath.engine.meter import Meter
-from dualpath.engine.model import Model
+from dualpath.engine.model import Model, best_device
 from dualpath.engine.pacer import Pacer
 from dualpath.engine.prefill_engine import PrefillEngine
 from dualpath.engine.serve import Outbox, failed, run_process
@@ -56,8 +56,7 @@ class Engine:
         for peer, buffer in buffers.items():
             register = transport.register if peer == engine else transport.connect
             register(f"buffer/{peer}", buffer.tensor)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = Model(cluster.model, setup.seed, device)
+        model = Model(cluster.model, setup.seed, best_device())
         layout = store_layout(cluster)
         self._reader = BlockReader(setup.store_directory, layout)
         self._writer: SegmentWriter | None = None
