@@ -255,16 +255,6 @@ def test_a_transfer_over_several_links_ends_with_its_last(pacer: Pacer) -> None:
     assert pacer.state(1, 0).kv_accepted == 5_200_000 * NB
 
 
-@pytest.mark.parametrize("num_bytes", [0, 1, 65_536, 10_000_001])
-@pytest.mark.parametrize(("rate", "quantum"), [(10**6, 65_536), (RATE, 200_000), (10**11, 4 << 20), (None, 4 << 20)])
-def test_quanta_add_up_and_are_about_a_millisecond(rate: float | None, quantum: int, num_bytes: int) -> None:
-    with Pacer.create([rate]) as links:
-        pieces = list(links.quanta(0, num_bytes))
-    assert sum(pieces) == num_bytes
-    assert all(piece == quantum for piece in pieces[:-1])
-    assert all(0 < piece <= quantum for piece in pieces)
-
-
 @pytest.mark.parametrize("rate", [0, -5.0, 0.5, float("nan"), float("inf")])
 def test_an_impossible_rate_is_refused(rate: float) -> None:
     with pytest.raises(ClusterError, match=f"link 1: rate {rate}"):

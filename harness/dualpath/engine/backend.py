@@ -111,10 +111,6 @@ class EngineBackend:
     def _decode_engines(self) -> range:
         return range(self._cluster.num_prefill, self._cluster.num_engines)
 
-    @property
-    def pids(self) -> dict[int, int]:
-        return self._processes.pids
-
     def start(self) -> None:
         """Start the engines and, once all are ready, the run's clock. Raises WorkerError or StoreError."""
         cluster = self._cluster

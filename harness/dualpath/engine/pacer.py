@@ -10,7 +10,7 @@ The model, per link (one direction of one NIC; the caller numbers them):
 - A reservation is a place in a lane. Its end is computed from all the work accepted so far. Work that arrives later in
   its own lane never changes it; work that arrives in the other lane can only move it later. So whoever waits asks
   again at the end it was told: `wait` does. Model traffic therefore waits for no KV at all, however long the KV
-  promised before it (it loses 1 % of the rate); KV pays by waiting longer. `quanta` is for pipelining, not fairness.
+  promised before it (it loses 1 % of the rate); KV pays by waiting longer.
 - All of it is integer arithmetic on nanobytes (one byte = 10^9): a link of R bytes/s serves exactly R nanobytes each
   ns, so ends are exact to the ns, and however long a run is nothing drifts.
 - A link of rate None is `native`: reservations end when they start, and nothing is counted.
@@ -227,12 +227,6 @@ class Pacer:
             state = self._load(link)
         state.advance(now_ns)
         return state
-
-    def quanta(self, link: int, num_bytes: int) -> Iterator[int]:
-        """`num_bytes` in pieces of about 1 ms of the link, 64 KiB to 4 MiB, for a caller that pipelines."""
-        quantum = 4 << 20 if not self._rates[link] else min(max(self._rates[link] // 1000, 64 << 10), 4 << 20)
-        for start in range(0, num_bytes, quantum):
-            yield min(quantum, num_bytes - start)
 
     def close(self) -> None:
         """Idempotent. The links live on in the processes that still hold them."""

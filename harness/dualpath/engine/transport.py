@@ -57,18 +57,18 @@ class SharedMemoryTransport:
 
     def read(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
         source, target = self._regions[remote], self._regions[local]
-        moved = 0
-        for piece in pieces:
-            part = source[piece.remote_offset : piece.remote_offset + piece.num_bytes]
-            target[piece.local_offset : piece.local_offset + piece.num_bytes].copy_(part)
-            moved += len(part)
-        return _Done(moved)
+        return _copied(source, target, ((p.remote_offset, p.local_offset, p.num_bytes) for p in pieces))
 
     def write(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
         source, target = self._regions[local], self._regions[remote]
-        moved = 0
-        for piece in pieces:
-            part = source[piece.local_offset : piece.local_offset + piece.num_bytes]
-            target[piece.remote_offset : piece.remote_offset + piece.num_bytes].copy_(part)
-            moved += len(part)
-        return _Done(moved)
+        return _copied(source, target, ((p.local_offset, p.remote_offset, p.num_bytes) for p in pieces))
+
+
+def _copied(source: Tensor, target: Tensor, pieces: Iterable[tuple[int, int, int]]) -> _Done:
+    """pieces: (offset in source, offset in target, bytes)"""
+    moved = 0
+    for from_offset, to_offset, num_bytes in pieces:
+        part = source[from_offset : from_offset + num_bytes]
+        target[to_offset : to_offset + num_bytes].copy_(part)
+        moved += len(part)
+    return _Done(moved)
