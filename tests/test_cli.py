@@ -111,7 +111,7 @@ BAD = [
     (["--scale", "0"], "0 is outside (0, 1]"),
     (["--scale", "1/0"], "'1/0' is not a fraction"),
     (["--scale", "x"], "'x' is not a fraction"),
-    (["--agents", "0"], "0 is not in the range x>=1"),
+    (["--agents", "0"], "0 is not in the range 1<=x<="),
     (["--max-len", "1"], "1 is not in the range x>=2"),
     (["--max-len", "5"], "not one of 4 trajectories has a first turn within max-len 5"),
     (["--arm", "fast"], "'fast' is not one of"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 from fractions import Fraction
@@ -37,7 +38,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object as
 
 def _scale(context: click.Context, parameter: click.Parameter, value: str) -> Fraction:
     try:
-        scale = Fraction(value)
+        scale = Fraction(value if len(value) <= 20 and "e" not in value.lower() else "")
     except (ValueError, ZeroDivisionError):
         raise click.BadParameter(f"{value!r} is not a fraction; write 1/8 or 0.125", context, parameter) from None
     if not 0 < scale <= 1:
@@ -46,7 +47,9 @@ def _scale(context: click.Context, parameter: click.Parameter, value: str) -> Fr
 
 
 def main() -> None:
-    """Entry point: our errors become one line on stderr and an exit code."""
+    """Entry point: our errors become one line on stderr and an exit code. SIGTERM and SIGHUP are as Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         status = cli.main(standalone_mode=False)
     except DualpathError as error:
@@ -116,7 +119,9 @@ def doctor(directory: Path, as_json: bool) -> None:
     help="How KV is loaded and requests are placed. Several, or all: one run each, in OUTPUT/ARM.",
 )
 @click.option("-o", "--output", type=_PATH, required=True, help="Run directory to make; of several arms, their folder.")
-@click.option("--agents", type=click.IntRange(1), help="How many trajectories to replay. Default: all of the trace's.")
+@click.option(
+    "--agents", type=click.IntRange(1, 10_000_000), help="How many trajectories to replay. Default: all of the trace's."
+)
 @click.option("--rate", type=float, help="Online: trajectories per second, Poisson. Default: all start together.")
 @click.option("--recorded", is_flag=True, help="Trajectories arrive when the trace says.")
 @click.option("--gap-scale", type=float, default=0.0, show_default=True, help="Factor on recorded gaps.")

@@ -214,12 +214,16 @@ def _make_directories(plan: Plan) -> Path:
 def _check_memory(cluster: Cluster) -> None:
     """Refuse at once what would end with the kernel killing some process."""
     need_bytes = sum(buffer_bytes(cluster, engine) for engine in range(cluster.num_engines))
+    if not Path("/proc/driver/nvidia").exists():  # host memory stands in for HBM
+        memory = cluster.memory
+        need_bytes += cluster.num_prefill * memory.prefill_hbm_bytes + cluster.num_decode * memory.decode_hbm_bytes
     fields = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
     free_bytes = next(int(field[1]) for field in fields if field[0] == "MemAvailable:") * 1024
     if need_bytes > free_bytes:
         raise ClusterError(
-            f"{cluster.name}: the buffers of its {cluster.num_engines} engines take {need_bytes / 2**30:,.1f} GiB, "
-            f"this machine has {free_bytes / 2**30:,.1f} GiB free; lower [memory] prefill_buffer and decode_buffer"
+            f"{cluster.name}: the memories of its {cluster.num_engines} engines take {need_bytes / 2**30:,.1f} GiB, "
+            f"this machine has {free_bytes / 2**30:,.1f} GiB free; lower prefill_buffer, decode_buffer, "
+            "prefill_hbm or decode_hbm"
         )
 
 
@@ -311,10 +315,12 @@ def _encode(value: object) -> str:
 
 
 class _uninterrupted:
-    """Ctrl-C waits while rows are written."""
+    """Ctrl-C and its like wait while rows are written."""
 
     def __enter__(self) -> None:
-        self._previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        self._previous = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

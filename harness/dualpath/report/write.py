@@ -15,6 +15,16 @@ from dualpath.report.sections import caveats, headline, sections
 from dualpath.results.checks import Check, write_checks
 from dualpath.results.run import Run, load_runs
 
+OWN_FIGURES = (
+    "ties.png",
+    "speed-up-*.png",
+    "ttft.png",
+    "noise.png",
+    "utilisation-*.png",
+    "balance*.png",
+    "completion.png",
+)
+
 
 def write_report(
     run_dirs: Iterable[str | Path], out_dir: str | Path, *, title: str, checks: Sequence[Check] = ()
@@ -48,7 +58,7 @@ def write_report_of(
     figures = out_dir / "figures"
     try:
         figures.mkdir(parents=True, exist_ok=True)
-        for stale in figures.glob("*.png"):
+        for stale in (path for name in OWN_FIGURES for path in figures.glob(name)):
             stale.unlink()
         for section in shown:
             for figure in section.figures:

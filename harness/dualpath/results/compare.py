@@ -73,6 +73,8 @@ def compare(
     Repeats with the same numbers on both sides were run side by side and are resampled as pairs.
     """
     a, b = _repeats(run_a), _repeats(run_b)
+    for run in (*a, *b)[1:]:
+        _require_same_workload(a[0], run)
     rows = [_Rows.of(run) for run in (*a, *b)]
     for run, other in zip((*a, *b)[1:], rows[1:], strict=True):
         rows[0].require_same_work(other, a[0], run)
@@ -140,6 +142,30 @@ class _Rows:
                 f"{run.directory} and {other_run.directory} cannot be paired: trajectory {self.ids[first]!r} "
                 f"has {int(self.turns[first])} turns in one and {int(other.turns[first])} in the other; "
                 "replay both with the same trace, scale and maximum length"
+            )
+
+
+def _require_same_workload(run: Run, other: Run) -> None:
+    """Clusters and arms may differ, that is what is compared. Raises RunError naming both values."""
+
+    def facts(run: Run) -> dict[str, object]:
+        trace, cluster = run.manifest.trace, run.cluster
+        return {
+            "backend": run.manifest.backend,
+            "trace": trace.sha256,
+            "scale": str(trace.scale),
+            "max_len": trace.max_len,
+            "model": cluster.model if isinstance(cluster.model, str) else str(cluster.model),
+            "seed": run.manifest.seed,
+            "feed": (run.manifest.feed.mode, run.manifest.feed.rate_per_s, run.manifest.feed.gap_scale),
+        }
+
+    found, others = facts(run), facts(other)
+    for key, value in found.items():
+        if value != others[key]:
+            raise RunError(
+                f"{run.directory} and {other.directory} are not the same work: {key} is {value!r} in one and "
+                f"{others[key]!r} in the other; replay both alike"
             )
 
 

@@ -44,7 +44,7 @@ class TraceFile:
             raise TraceError(f"{path}: the file has 0 bytes; a trace has at least one turn. Make it again.")
         try:
             parquet = pq.ParquetFile(path)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise TraceError(
                 f"{path}: cannot be read as Parquet ({reason}). It is another format, or was cut off: "
@@ -76,7 +76,7 @@ class TraceFile:
             for group in range(self._parquet.num_row_groups):
                 for batch in self._parquet.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]):
                     yield from map(Row._make, zip(*(c.to_pylist() for c in batch.columns), strict=True))
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise TraceError(
                 f"{self.path}: row group {group} of {self._parquet.num_row_groups} is damaged ({reason}). "
@@ -101,6 +101,11 @@ class TraceFile:
             turns.append(_turn(row, hashes if row.hash_new is not None else None))
         if first is not None:
             yield self._trajectory(first, turns)
+        if checker.num_trajectories != self.num_trajectories:
+            self._refuse(
+                f"{self.path}: metadata promises {self.num_trajectories:,} trajectories, the rows have "
+                f"{checker.num_trajectories:,}; import or synthesize it again."
+            )
 
     def __iter__(self) -> Iterator[Trajectory]:
         return self.trajectories()

@@ -67,6 +67,11 @@ class RowChecker:
         self._num_hashes = 0
         self._arrival_ns: int | None = None
 
+    @property
+    def num_trajectories(self) -> int:
+        """Seen so far."""
+        return len(self._seen)
+
     def check(self, row: Row) -> Iterator[Problem]:
         self._row += 1
         starts = row.trajectory != self._current or row.trajectory is None

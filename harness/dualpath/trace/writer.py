@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from dualpath.core.errors import TraceError
 from dualpath.core.trajectory import Trajectory
 from dualpath.trace.hits import common_prefix
+from dualpath.trace.output import check_output
 from dualpath.trace.rows import Row, RowChecker
 from dualpath.trace.schema import COLUMNS, META_KEY, TraceMeta, encode_meta
 
@@ -41,8 +42,7 @@ class TraceWriter:
         self._parquet: pq.ParquetWriter | None = None
 
     def __enter__(self) -> TraceWriter:
-        if not self.path.parent.is_dir():
-            raise TraceError(f"{self.path}: its folder does not exist; make it, or write somewhere else")
+        check_output(self.path)
         try:
             self._parquet = pq.ParquetWriter(
                 self._partial,
@@ -75,14 +75,20 @@ class TraceWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        """A file that was there before stays unless this one is whole."""
         assert self._parquet is not None, "entered"
         try:
             if kind is None:
                 self._finish(self._parquet)
-        finally:
             self._parquet.close()
-            if kind is None and self.num_turns:
+            if kind is None:
                 self._partial.replace(self.path)
+        except OSError as failure:
+            if kind is None:
+                raise TraceError(
+                    f"{self.path}: cannot be written ({failure}); free space or choose another place"
+                ) from failure
+        finally:
             self._partial.unlink(missing_ok=True)
 
     def _finish(self, parquet: pq.ParquetWriter) -> None:

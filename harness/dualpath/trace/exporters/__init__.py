@@ -8,6 +8,7 @@ from pathlib import Path
 from dualpath.core.errors import TraceError
 from dualpath.trace.exporters import mooncake
 from dualpath.trace.exporters.mooncake import ExportReport
+from dualpath.trace.output import check_output
 from dualpath.trace.reader import TraceFile
 
 __all__ = ["FORMATS", "ExportReport", "export_trace"]
@@ -20,7 +21,6 @@ def export_trace(format: str, path: Path | str, out: Path | str) -> ExportReport
     if format not in FORMATS:
         raise TraceError(f"format {format!r} is unknown; the formats are {', '.join(FORMATS)}")
     out = Path(out)
-    if not out.parent.is_dir():
-        raise TraceError(f"{out}: its folder does not exist; make it, or write somewhere else")
+    check_output(out, Path(path))
     with TraceFile.open(path) as trace:
         return FORMATS[format](trace, out)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dualpath.core.errors import TraceError
 from dualpath.core.trajectory import Trajectory
 from dualpath.trace.reader import TraceFile
 from dualpath.trace.select import families
@@ -42,16 +43,21 @@ def write(trace: TraceFile, out: Path) -> ExportReport:
     recorded = trace.meta.hash_block_tokens == BLOCK_TOKENS
     requests = sorted(_requests(trace, recorded), key=lambda request: (request.timestamp_ms, request.order))
     partial = out.with_name(out.name + ".partial")
-    with partial.open("w") as file:
-        for request in requests:
-            line = {
-                "timestamp": request.timestamp_ms,
-                "input_length": request.input_length,
-                "output_length": request.output_length,
-                "hash_ids": request.hash_ids,
-            }
-            file.write(json.dumps(line) + "\n")
-    partial.replace(out)
+    try:
+        with partial.open("w") as file:
+            for request in requests:
+                line = {
+                    "timestamp": request.timestamp_ms,
+                    "input_length": request.input_length,
+                    "output_length": request.output_length,
+                    "hash_ids": request.hash_ids,
+                }
+                file.write(json.dumps(line) + "\n")
+        partial.replace(out)
+    except OSError as error:
+        raise TraceError(f"{out}: cannot be written ({error}); free space or choose another place") from error
+    finally:
+        partial.unlink(missing_ok=True)
     notes = (
         "dropped: trajectory, gap_ns, keep_tokens, sub-agents (the format has no sessions)",
         "given: timestamp, from arrival_ns"

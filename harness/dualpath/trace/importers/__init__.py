@@ -11,6 +11,7 @@ import msgspec
 from dualpath.core.errors import TraceError
 from dualpath.trace.importers import kv_cache_tester, mooncake, table, tracelab, trie
 from dualpath.trace.importers.source import Source, required_path, sha256_of
+from dualpath.trace.output import check_output
 from dualpath.trace.schema import TraceMeta
 from dualpath.trace.writer import TraceWriter
 
@@ -58,6 +59,7 @@ def import_trace(format: str, path: Path | str, out: Path | str) -> ImportReport
     if format not in FORMATS:
         raise TraceError(f"format {format!r} is unknown; the formats are {', '.join(FORMATS)}")
     required_path(path)
+    check_output(out, path)
     source = FORMATS[format](path)
     meta = TraceMeta(
         source=source.description,

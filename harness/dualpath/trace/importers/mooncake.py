@@ -98,7 +98,7 @@ def infer_chains(requests: list[_Request]) -> list[list[int]]:
         chain.append(index)
         chain_of[index] = chain
         full = request.prompt // BLOCK_TOKENS
-        if first_new < full:
+        if first_new < full <= len(path):
             tail_of[path[full - 1]] = index
     return chains
 

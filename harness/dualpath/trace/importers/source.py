@@ -48,6 +48,8 @@ def placed(prompt: int, previous_prompt: int, previous_output: int, common: int 
 
 
 def seconds_to_ns(seconds: float) -> int:
+    if not abs(seconds) < 1e10:
+        raise TraceError(f"a time of {seconds} s is beyond 300 years; correct the source")
     return max(0, round(seconds * 1e9))
 
 
