@@ -37,7 +37,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object as
 
 
 def _scale(context: click.Context, parameter: click.Parameter, value: str) -> Fraction:
-    try:
+    try:  # an exponent, or many digits, could ask for a number that takes for ever to make
         scale = Fraction(value if len(value) <= 20 and "e" not in value.lower() else "")
     except (ValueError, ZeroDivisionError):
         raise click.BadParameter(f"{value!r} is not a fraction; write 1/8 or 0.125", context, parameter) from None

@@ -146,10 +146,15 @@ def _cores() -> list[Finding]:
     return [Finding("cores", str(cores), cores >= 2, hint)]
 
 
-def _memory() -> list[Finding]:
+def memory_bytes() -> tuple[int, int]:
+    """This machine's memory: (available, total)."""
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    total = int(fields["MemTotal"].split()[0]) * 1024
+    available, total = (int(fields[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
+    return available, total
+
+
+def _memory() -> list[Finding]:
+    available, total = memory_bytes()
     ok = available >= _ENOUGH_MEMORY_BYTES
     hint = "PE and DE buffers, HBM stand-ins and models must fit" + (
         "" if ok else f"; below {_in_units(_ENOUGH_MEMORY_BYTES)}: lower the buffer sizes of the cluster file"

@@ -22,6 +22,7 @@ from dualpath.core.feed import Feed, Start
 from dualpath.core.hops import BytePrediction
 from dualpath.core.loop import run
 from dualpath.core.scheduler import Scheduler
+from dualpath.doctor import memory_bytes
 from dualpath.engine.backend import EngineBackend
 from dualpath.engine.content import Contents
 from dualpath.engine.direct_io import filesystem_of
@@ -217,8 +218,7 @@ def _check_memory(cluster: Cluster) -> None:
     if not Path("/proc/driver/nvidia").exists():  # host memory stands in for HBM
         memory = cluster.memory
         need_bytes += cluster.num_prefill * memory.prefill_hbm_bytes + cluster.num_decode * memory.decode_hbm_bytes
-    fields = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-    free_bytes = next(int(field[1]) for field in fields if field[0] == "MemAvailable:") * 1024
+    free_bytes, _ = memory_bytes()
     if need_bytes > free_bytes:
         raise ClusterError(
             f"{cluster.name}: the memories of its {cluster.num_engines} engines take {need_bytes / 2**30:,.1f} GiB, "

@@ -326,27 +326,3 @@ def test_events_at_one_time_are_served_in_the_order_given() -> None:
         commands = [command for event in due for command in scheduler.handle(event)]
         orders.append([command.prefill_engine for command in commands if isinstance(command, Assigned)])
     assert orders[0] == orders[1] == [0, 1, 0]
-
-
-def test_round_robin_alternates_sides_over_requests_with_a_hit() -> None:
-    scheduler = Scheduler(small_cluster(), ARMS["dualpath-rr"])
-    routes: list[tuple[int, int]] = []
-    for number, hit_blocks in enumerate([2, 0, 2, 0, 2]):
-        commands = scheduler.handle(TurnDue(0, Request(number, number, 0, 10, 1, hit_blocks)))
-        routes += [(c.prefill_blocks, c.decode_blocks) for c in commands if isinstance(c, Assigned)]
-    assert routes == [(2, 0), (0, 0), (0, 2), (0, 0), (2, 0)]
-
-
-@pytest.mark.parametrize(("prefill", "decode"), [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4)])
-def test_round_robin_reads_on_every_node(prefill: int, decode: int) -> None:
-    """Half of the blocks on each side, shared equally by its nodes: alternation must not fall into step with
-    placement."""
-    cluster = small_cluster((prefill, 1), (decode, 1))
-    scheduler = Scheduler(cluster, ARMS["dualpath-rr"])
-    read = [0] * cluster.num_nodes
-    for number in range(32):
-        for command in scheduler.handle(TurnDue(0, Request(number, number, 0, 10, 1, 2))):
-            if isinstance(command, Assigned):
-                read[cluster.node_of(command.prefill_engine)] += command.prefill_blocks
-                read[cluster.node_of(command.decode_engine)] += command.decode_blocks
-    assert read == [32 // prefill] * prefill + [32 // decode] * decode

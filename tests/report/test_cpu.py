@@ -140,6 +140,19 @@ def test_one_wrong_byte_is_named(cpu: ModuleType, complete: Path, tmp_path: Path
     assert checks["cpu.bytes.cpu-1p1d.layerwise"].passed
 
 
+def test_other_or_missing_tokens_fail_their_check(cpu: ModuleType, complete: Path, tmp_path: Path) -> None:
+    root = tmp_path / "cpu"
+    shutil.copytree(complete, root)
+    path = root / "cpu-1p1d" / "dualpath" / "r0" / "turns.parquet"
+    frame = pl.read_parquet(path)
+    half = pl.int_range(pl.len()) % 2 == 0
+    frame.with_columns(output_hash=pl.when(half).then(7).otherwise("output_hash").cast(pl.UInt64)).write_parquet(path)
+    checks = _checks(cpu.load_bench(root), cpu.token_checks)
+    assert checks["cpu.tokens.cpu-1p1d.dualpath"].value == pytest.approx(0.5, abs=0.1)
+    assert not checks["cpu.tokens.cpu-1p1d.dualpath"].passed
+    assert checks["cpu.tokens.cpu-1p1d.split"].passed
+
+
 def test_the_null_engine_must_have_run_64_trajectories(cpu: ModuleType, tmp_path: Path) -> None:
     write_run(tmp_path / "null" / "r0", [turn("a", 0, 0, S)], backend="null")
     check = cpu.null_check(cpu.load_bench(tmp_path))

@@ -86,6 +86,23 @@ def test_unlike_work_is_refused(tmp_path: Path) -> None:
         compare([], a)
 
 
+@pytest.mark.parametrize(
+    ("key", "manifest"),
+    [
+        ("scale", {"trace": {"scale": "1/2"}}),
+        ("sha256", {"trace": {"sha256": "cd" * 32}}),
+        ("max_len", {"trace": {"max_len": 500}}),
+        ("backend", {"backend": "null"}),
+        ("seed", {"seed": 9}),
+        ("gap_scale", {"feed": {"gap_scale": 1.0}}),
+    ],
+)
+def test_another_workload_is_refused(tmp_path: Path, key: str, manifest: dict[str, Any]) -> None:
+    a = _run(tmp_path / "a", {"x": 8})
+    with pytest.raises(RunError, match=f"not the same work: {key} is"):
+        compare(a, _run(tmp_path / "b", {"x": 8}, **manifest))
+
+
 def test_void_runs_are_refused(tmp_path: Path) -> None:
     a = _run(tmp_path / "a", {"x": 8})
     with pytest.raises(RunError, match=r"the run is void \(PE0 died\)"):

@@ -87,7 +87,7 @@ def run_process(build: Callable[[EngineSetup, Outbox], Served]) -> None:
         outbox = Outbox()
         engine = build(setup, outbox)
         gc.collect()
-        gc.freeze()  # or full collections walk all that was imported, and every thread stands still for some 50 ms
+        gc.freeze()  # or full collections walk all that was imported, and every thread stands still for 0.1 s
         socket.send(msgspec.msgpack.encode(engine.hello()))
         _serve(engine, outbox, socket, setup.parent_pid)
     except Exception as error:  # the process's boundary

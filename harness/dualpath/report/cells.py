@@ -113,21 +113,19 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def _workload(run: Run) -> tuple[object, ...]:
-    """What two runs must share for their times to be comparable."""
-    trace, feed = run.manifest.trace, run.manifest.feed
-    feed_key = (feed.mode, feed.rate_per_s, feed.gap_scale)
-    work = (trace.name, trace.sha256[:8], str(trace.scale), trace.max_len, trace.agents)
-    return (run.manifest.backend, run.manifest.deterministic, *work, *feed_key)
+    return tuple(run.workload.values())
 
 
-_WORKLOAD_WORDS = (
+_WORKLOAD_WORDS = (  # in the order of Run.workload
     "{}",
     "deterministic {}",
+    "model {}",
     "trace {}",
     "sha256 {}",
     "scale {}",
     "max length {}",
     "{} agents",
+    "seed {}",
     "{}",
     "{} agents/s",
     "gaps x {}",

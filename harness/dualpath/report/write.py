@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -14,16 +15,6 @@ from dualpath.report.cells import gather
 from dualpath.report.sections import caveats, headline, sections
 from dualpath.results.checks import Check, write_checks
 from dualpath.results.run import Run, load_runs
-
-OWN_FIGURES = (
-    "ties.png",
-    "speed-up-*.png",
-    "ttft.png",
-    "noise.png",
-    "utilisation-*.png",
-    "balance*.png",
-    "completion.png",
-)
 
 
 def write_report(
@@ -58,8 +49,8 @@ def write_report_of(
     figures = out_dir / "figures"
     try:
         figures.mkdir(parents=True, exist_ok=True)
-        for stale in (path for name in OWN_FIGURES for path in figures.glob(name)):
-            stale.unlink()
+        for name in _figures_of(out_dir / "report.md"):
+            (figures / name).unlink(missing_ok=True)
         for section in shown:
             for figure in section.figures:
                 figure.save(figures)
@@ -70,6 +61,12 @@ def write_report_of(
     except OSError as error:
         raise RunError(f"{out_dir}: the report cannot be written ({error.strerror}); choose another folder") from error
     return page
+
+
+def _figures_of(earlier: Path) -> list[str]:
+    """Files of a report made here before; other pictures in its folder are somebody's."""
+    text = earlier.read_text(encoding="utf-8", errors="replace") if earlier.is_file() else ""
+    return re.findall(r"\(figures/([\w.-]+\.png)\)", text)
 
 
 def _render(template: str, content: dict[str, object]) -> str:

@@ -70,7 +70,7 @@ def compare(
 ) -> Comparison:
     """Compare repeats of B with repeats of A. Raises RunError for void runs or unlike trajectories or turns.
 
-    Repeats with the same numbers on both sides were run side by side and are resampled as pairs.
+    Repeats with the same numbers on both sides were run side by side: their JCTs are taken as pairs.
     """
     a, b = _repeats(run_a), _repeats(run_b)
     for run in (*a, *b)[1:]:
@@ -147,25 +147,11 @@ class _Rows:
 
 def _require_same_workload(run: Run, other: Run) -> None:
     """Clusters and arms may differ, that is what is compared. Raises RunError naming both values."""
-
-    def facts(run: Run) -> dict[str, object]:
-        trace, cluster = run.manifest.trace, run.cluster
-        return {
-            "backend": run.manifest.backend,
-            "trace": trace.sha256,
-            "scale": str(trace.scale),
-            "max_len": trace.max_len,
-            "model": cluster.model if isinstance(cluster.model, str) else str(cluster.model),
-            "seed": run.manifest.seed,
-            "feed": (run.manifest.feed.mode, run.manifest.feed.rate_per_s, run.manifest.feed.gap_scale),
-        }
-
-    found, others = facts(run), facts(other)
-    for key, value in found.items():
-        if value != others[key]:
+    for key, value in run.workload.items():
+        if key not in ("trace", "agents") and value != other.workload[key]:  # a name; and trajectories are paired below
             raise RunError(
                 f"{run.directory} and {other.directory} are not the same work: {key} is {value!r} in one and "
-                f"{others[key]!r} in the other; replay both alike"
+                f"{other.workload[key]!r} in the other; replay both alike"
             )
 
 

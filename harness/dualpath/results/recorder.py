@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from dualpath.core.arms import Arm
 from dualpath.core.commands import Admit, Assigned, Command, Prefill
+from dualpath.core.errors import RunError
 from dualpath.core.events import Event, PrefillComputed, PrefillSent, ReadDone, TurnDue, TurnEnded
 from dualpath.core.flight import Flight
 from dualpath.core.hops import BytePrediction
@@ -195,7 +196,11 @@ def route_name(prefill_blocks: int, decode_blocks: int, arm: Arm) -> str:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Replace a file whole, or not at all."""
+    """Replace a file whole, or not at all. Raises RunError."""
     draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(value, indent=1, default=str) + "\n")
-    draft.replace(path)
+    try:
+        draft.write_text(json.dumps(value, indent=1, default=str) + "\n")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise RunError(f"{path}: cannot be written: {error.strerror}; free space, or choose another -o") from None

@@ -140,6 +140,25 @@ class Run:
         return self.manifest.cluster
 
     @property
+    def workload(self) -> dict[str, object]:
+        """What two runs must share for their times to be comparable, by name."""
+        manifest, trace, feed = self.manifest, self.manifest.trace, self.manifest.feed
+        return {
+            "backend": manifest.backend,
+            "deterministic": manifest.deterministic,
+            "model": str(self.cluster.model),
+            "trace": trace.name,
+            "sha256": trace.sha256[:8],
+            "scale": str(trace.scale),
+            "max_len": trace.max_len,
+            "agents": trace.agents,
+            "seed": manifest.seed,
+            "mode": feed.mode,
+            "rate_per_s": feed.rate_per_s,
+            "gap_scale": feed.gap_scale,
+        }
+
+    @property
     def num_nodes(self) -> int:
         return self.cluster.prefill.nodes + self.cluster.decode.nodes
 

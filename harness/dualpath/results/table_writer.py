@@ -30,15 +30,21 @@ class TableWriter:
 
     def close(self) -> None:
         """Write what is left; a table without rows is a file, too. Raises RunError."""
-        self._flush()
-        if self._parquet is not None:
-            self._parquet.close()
+        parquet = self._flush()
+        try:
+            parquet.close()
+        except OSError as error:
+            raise self._error(error) from None
 
-    def _flush(self) -> None:
+    def _flush(self) -> pq.ParquetWriter:
         try:
             if self._parquet is None:
                 self._parquet = pq.ParquetWriter(self._path, self._schema, compression="zstd")
             self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         except OSError as error:
-            raise RunError(f"{self._path}: rows cannot be written: {error}; free space, or choose another -o") from None
+            raise self._error(error) from None
         self._rows = []
+        return self._parquet
+
+    def _error(self, error: OSError) -> RunError:
+        return RunError(f"{self._path}: rows cannot be written: {error}; free space, or choose another -o")

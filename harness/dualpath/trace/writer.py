@@ -5,6 +5,7 @@ The file appears under its name only when it is complete; a failed or interrupte
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from types import TracebackType
 
@@ -80,15 +81,13 @@ class TraceWriter:
         try:
             if kind is None:
                 self._finish(self._parquet)
-            self._parquet.close()
-            if kind is None:
+                self._parquet.close()
                 self._partial.replace(self.path)
         except OSError as failure:
-            if kind is None:
-                raise TraceError(
-                    f"{self.path}: cannot be written ({failure}); free space or choose another place"
-                ) from failure
+            raise self._unwritable(failure) from failure
         finally:
+            with contextlib.suppress(OSError):  # of a file that is given up
+                self._parquet.close()
             self._partial.unlink(missing_ok=True)
 
     def _finish(self, parquet: pq.ParquetWriter) -> None:
@@ -108,6 +107,9 @@ class TraceWriter:
                 f"the file {promised}; one file holds one kind. Write two files."
             )
 
+    def _unwritable(self, error: OSError) -> TraceError:
+        return TraceError(f"{self.path}: cannot be written ({error}); free space or choose another place")
+
     def _flush(self) -> None:
         assert self._parquet is not None, "entered"
         columns = zip(*self._rows, strict=True)
@@ -115,7 +117,7 @@ class TraceWriter:
         try:
             self._parquet.write_table(pa.Table.from_arrays(arrays, schema=COLUMNS), row_group_size=1 << 30)
         except OSError as error:
-            raise TraceError(f"{self.path}: cannot be written ({error}); free space or choose another place") from error
+            raise self._unwritable(error) from error
         self._rows = []
         self._waiting_hashes = 0
 
