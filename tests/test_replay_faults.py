@@ -51,7 +51,7 @@ def _engines() -> list[int]:
     [
         ("basic", 0, "prefill route, prefill engine 0"),
         ("layerwise", 0, "prefill route, prefill engine 0"),
-        ("dualpath", 0, "prefill route, prefill engine 0"),
+        ("dualpath", 0, "decode route, decode engine 1"),
         ("split", 0, "prefill route, prefill engine 0"),
         ("split", -1, "decode route, decode engine 1"),
     ],

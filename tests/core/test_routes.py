@@ -6,6 +6,7 @@ import pytest
 from dualpath.core.arms import ARMS
 from dualpath.core.commands import Assigned
 from dualpath.core.events import Request, TurnDue
+from dualpath.core.hops import HOPS, Stage
 from dualpath.core.routes import READ_SIDES, prefill_only, round_robin, shorter_queue, split
 from dualpath.core.scheduler import Scheduler
 from hypothesis import given, settings
@@ -34,11 +35,21 @@ def test_split_ends_as_early_as_any_division(hit: int, prefill: int, decode: int
     assert split(hit, prefill, decode, 0) == -min(done(x) for x in range(hit + 1))[1]
 
 
-@pytest.mark.parametrize(("prefill", "decode", "on_prefill"), [(0, 0, 9), (4, 4, 9), (4, 5, 9), (5, 4, 0)])
-def test_shorter_queue_takes_one_side_and_ties_go_to_the_prefill_side(
+@pytest.mark.parametrize(("prefill", "decode", "on_prefill"), [(0, 0, 0), (4, 4, 0), (4, 5, 9), (5, 4, 0)])
+def test_shorter_queue_takes_one_side_and_ties_go_to_the_decode_side(
     prefill: int, decode: int, on_prefill: int
 ) -> None:
     assert shorter_queue(9, prefill, decode, 3) == on_prefill
+
+
+def test_the_decode_route_is_the_lighter_one_so_ties_may_go_there() -> None:
+    """Compute-NIC hops of hit KV until it is in the DE buffer, from the hop table."""
+
+    def crossings(*stages: Stage) -> int:
+        return sum(hop.resource == "cnic" for stage in stages for hop in HOPS[stage])
+
+    assert crossings("load-decode") == 2
+    assert crossings("load-prefill", "forward") == 4
 
 
 def test_prefill_only_ignores_queues() -> None:

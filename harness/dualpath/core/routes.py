@@ -24,9 +24,10 @@ def round_robin(hit_blocks: int, prefill_queue: int, decode_queue: int, turn: in
 
 
 def shorter_queue(hit_blocks: int, prefill_queue: int, decode_queue: int, turn: int) -> int:
-    """The whole request on the side whose read queue is shorter. Ties, which the paper leaves open, go to the PE:
-    its route is the one that crosses the compute network once less."""
-    return hit_blocks if prefill_queue <= decode_queue else 0
+    """The whole request on the side whose read queue is shorter. Ties, which the paper leaves open, go to the DE: its
+    hit KV crosses compute NICs twice, that of the prefill route four times (`hops.py`: load-decode against load-prefill
+    and forward), and a request alone waits for that."""
+    return hit_blocks if prefill_queue < decode_queue else 0
 
 
 def split(hit_blocks: int, prefill_queue: int, decode_queue: int, turn: int) -> int:
