@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,11 +121,12 @@ def _recomputed(trace_file: Path, cluster_path: Path) -> tuple[dict[tuple[str, i
 def test_recorded_events_give_a_fresh_scheduler_the_same_decisions(
     arm: str, trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    cluster_path = cluster_file(decode=2)
+    """On storage NICs slow enough that queues form, and two engines of each role to choose from."""
+    cluster_path = cluster_file(prefill=2, decode=2, snic="4MB/s", cnic="32MB/s")
     assert _run(trace_file, cluster_path, tmp_path / "run", arm).status == "ok"
     decisions = pl.read_parquet(tmp_path / "run" / "decisions.parquet").sort("index")
     scheduler = Scheduler(load_cluster(cluster_path).cluster, ARMS[arm])
-    seen = set()
+    seen, engines = set(), set()
     for event_text, commands_text in decisions.select("event", "commands").rows():
         kind, fields = msgspec.json.decode(event_text)
         event = msgspec.convert(fields, getattr(core_events, kind))
@@ -131,7 +135,33 @@ def test_recorded_events_give_a_fresh_scheduler_the_same_decisions(
             msgspec.convert(fields, getattr(core_commands, kind)) for kind, fields in msgspec.json.decode(commands_text)
         ]
         assert scheduler.handle(event) == recorded
+        engines |= {command.prefill_engine for command in recorded if isinstance(command, core_commands.Assigned)}
     assert seen == {"TurnDue", "ReadDone", "PrefillComputed", "PrefillSent", "BufferFreed", "TurnEnded"}
+    assert engines == {0, 1}
+    # The run decided with compiled code, and so did the scheduler above: the same source as plain Python, too.
+    plain = [sys.executable, "-c", _DECIDE_AGAIN, str(tmp_path / "run" / "decisions.parquet"), str(cluster_path), arm]
+    subprocess.run(plain, check=True, env={**os.environ, "NUMBA_DISABLE_JIT": "1"})
+
+
+_DECIDE_AGAIN = """
+import sys
+from pathlib import Path
+import msgspec
+import polars as pl
+from dualpath.cluster_file import load_cluster
+from dualpath.core import events, steps
+from dualpath.core.arms import ARMS
+from dualpath.core.scheduler import Scheduler
+from dualpath.results.recorder import decision_row
+
+decisions, cluster, arm = sys.argv[1:]
+assert not hasattr(steps.turn_due, "py_func"), "not compiled"
+scheduler = Scheduler(load_cluster(Path(cluster)).cluster, ARMS[arm])
+for row in pl.read_parquet(decisions).sort("index").iter_rows(named=True):
+    kind, fields = msgspec.json.decode(row["event"])
+    event = msgspec.convert(fields, getattr(events, kind))
+    assert decision_row(0, event, scheduler.handle(event), None)["commands"] == row["commands"], row
+"""
 
 
 def test_the_oracle_moves_nothing_and_hits_the_same(

@@ -26,6 +26,10 @@ class _Nodes(msgspec.Struct, forbid_unknown_fields=True):
     engines_per_node: int = 1
 
 
+class _Prefill(_Nodes, forbid_unknown_fields=True):
+    pass_engines: int = 1  # PEs whose forward passes run together
+
+
 class _Links(msgspec.Struct, forbid_unknown_fields=True):
     snic: str  # a node's storage NIC, each direction
     cnic: str  # an engine's compute NIC, each direction
@@ -44,31 +48,35 @@ class _Storage(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Scheduler(msgspec.Struct, forbid_unknown_fields=True):
-    prefill_tokens_per_s: float  # what one PE computes, profiled beforehand
-    attention_ns_per_pair: float  # attention time of a forward pass per (new, attended) token pair, likewise
+    prefill_tokens_per_s: float | None = None  # what one PE serves, profiled beforehand; None: the profile's
+    attention_ns_per_pair: float | None = None  # attention time per (new, attended) token pair of a forward pass
+    attention_ns_per_context: float | None = None  # and per token of the context
     read_tokens_per_s: float | None = None  # what one SNIC reads; None: from its rate
     alpha_s: float = 3.0
     beta_s: float = 5.0
     quota_ms: float = 300.0
     z_factor: float = 1.05
+    report_s: float = 0.0
     prefill_in_flight: int = 1  # forward batches a PE is given ahead
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     model: str
-    prefill: _Nodes
+    prefill: _Prefill
     decode: _Nodes
     links: _Links
     memory: _Memory
-    scheduler: _Scheduler
+    scheduler: _Scheduler = msgspec.field(default_factory=_Scheduler)
+    profile: str | None = None  # what work costs, for the simulator: a shipped profile, or a file beside this one
     storage: _Storage = msgspec.field(default_factory=_Storage)
     block_tokens: int = 64
 
 
 class ClusterFile(msgspec.Struct, frozen=True):
-    """A cluster, and how its storage is to treat writes."""
+    """A cluster, how its storage is to treat writes, and the simulator's profile."""
 
     cluster: Cluster
+    profile: str | None
     durable: Literal["process", "disk"]
 
 
@@ -106,17 +114,20 @@ def load_cluster(path: Path) -> ClusterFile:
             block_tokens=raw.block_tokens,
             read_in_flight=raw.storage.read_in_flight,
             prefill_in_flight=raw.scheduler.prefill_in_flight,
+            pass_engines=raw.prefill.pass_engines,
         )
     except ClusterError as error:
         raise ClusterError(f"{path}: {error}") from None
-    return ClusterFile(cluster, raw.storage.durable)
+    return ClusterFile(cluster, raw.profile, raw.storage.durable)
 
 
 def _constants(raw: _Scheduler, snic: float | None, kv_bytes: int, path: Path) -> Constants:
     for key in raw.__struct_fields__:
         value = getattr(raw, key)
-        if key != "prefill_in_flight" and value is not None and not 0 < value < 1e12:
+        if key not in ("prefill_in_flight", "report_s") and value is not None and not 0 < value < 1e12:
             raise ClusterError(f"{path}: [scheduler] {key} = {value} must be above 0 and below 1e12")
+    if not 0 <= raw.report_s < 1e6:
+        raise ClusterError(f"{path}: [scheduler] report_s = {raw.report_s} must be at least 0 and below 1e6")
     read_tokens_per_s = raw.read_tokens_per_s
     if read_tokens_per_s is None:
         if snic is None:
@@ -130,9 +141,11 @@ def _constants(raw: _Scheduler, snic: float | None, kv_bytes: int, path: Path) -
         beta_s=raw.beta_s,
         quota_s=raw.quota_ms / 1e3,
         z_factor=raw.z_factor,
+        report_s=raw.report_s,
         read_tokens_per_s=read_tokens_per_s,
-        prefill_tokens_per_s=raw.prefill_tokens_per_s,
-        attention_ns_per_pair=raw.attention_ns_per_pair,
+        prefill_tokens_per_s=raw.prefill_tokens_per_s or 0.0,
+        attention_ns_per_pair=raw.attention_ns_per_pair or 0.0,
+        attention_ns_per_context=raw.attention_ns_per_context or 0.0,
     )
 
 

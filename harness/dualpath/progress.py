@@ -51,10 +51,11 @@ class StepProgress:
 
 
 class TurnProgress:
-    """Counts turns. Use as a context manager; `update` may be called often."""
+    """Counts turns, or what `unit` says. Use as a context manager; `update` may be called often."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, unit: str = "turns") -> None:
         self.label = label
+        self._unit = unit
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._next_line_s = time.monotonic() + _PLAIN_EVERY_S
@@ -66,7 +67,7 @@ class TurnProgress:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("turns"),
+                TextColumn(self._unit),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 console=console,
@@ -84,7 +85,7 @@ class TurnProgress:
         now_s = time.monotonic()
         if now_s >= self._next_line_s:
             self._next_line_s = now_s + _PLAIN_EVERY_S
-            print(f"{self.label}: {done} of {total} turns", file=sys.stderr, flush=True)
+            print(f"{self.label}: {done} of {total} {self._unit}", file=sys.stderr, flush=True)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

@@ -6,9 +6,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +15,8 @@ import msgspec
 from dualpath.cluster_file import load_cluster
 from dualpath.core.arms import ARMS, Arm
 from dualpath.core.cluster import Cluster
-from dualpath.core.errors import ClusterError, PlanError, RunError, StoreError
-from dualpath.core.feed import Feed, Start
+from dualpath.core.errors import ClusterError, RunError, StoreError
+from dualpath.core.feed import Feed
 from dualpath.core.hops import BytePrediction
 from dualpath.core.loop import run
 from dualpath.core.scheduler import Scheduler
@@ -30,64 +28,12 @@ from dualpath.engine.geometry import buffer_bytes, store_layout
 from dualpath.engine.messages import Summary
 from dualpath.engine.meter import BUCKET_NS
 from dualpath.engine.store import create_store, scan
-from dualpath.provenance import provenance, stand_ins
+from dualpath.plan import INTERRUPTED, Outcome, Plan, facts_of, make_directory, reason_of, starts_of
+from dualpath.provenance import stand_ins
 from dualpath.results.recorder import Recorder, write_json
-from dualpath.trace import starts
 from dualpath.trace.reader import TraceFile
-from dualpath.trace.select import select
-from dualpath.trace.starts import FeedMode, Workload
-
-_INTERRUPTED = "interrupted (Ctrl-C)"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """All that decides a run."""
-
-    trace: Path
-    cluster: Path
-    arm: str
-    output: Path
-    agents: int | None = None  # None: as many as the trace has
-    mode: FeedMode = "offline"
-    rate_per_s: float | None = None  # online: trajectories per second
-    gap_scale: float = 0.0
-    seed: int = 0
-    repeat: int = 0
-    scale: Fraction = Fraction(1)
-    max_len: int | None = None
-    deterministic: bool = False
-    verify: bool = False
-    null: bool = False
-    store: Path | None = None  # None: OUTPUT/store, deleted at the end
-
-    def __post_init__(self) -> None:
-        """Raises PlanError."""
-        if self.arm not in ARMS:
-            raise PlanError(f"arm {self.arm!r} is unknown; the arms are {', '.join(ARMS)}")
-        if self.mode == "online" and (self.rate_per_s is None or not 1e-9 < self.rate_per_s < 1e9):
-            raise PlanError(f"--rate is {self.rate_per_s}; it must be between 1e-9 and 1e9 trajectories per second")
-        if not 0 <= self.gap_scale < 1e9:
-            raise PlanError(f"--gap-scale is {self.gap_scale}; it must be between 0 and 1e9")
-        if not 0 <= self.seed < 2**63:
-            raise PlanError(f"--seed is {self.seed}; it must be between 0 and 2**63 - 1")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended."""
-
-    directory: Path
-    status: Literal["ok", "void"]
-    reasons: tuple[str, ...]
-    turns: int
-    turns_planned: int
-    jct_s: float | None
-    warning: str = ""  # what makes the result less than it seems
-
-    @property
-    def interrupted(self) -> bool:
-        return _INTERRUPTED in self.reasons
+from dualpath.trace.starts import Workload
+from dualpath.warm import warm_up
 
 
 def replay(plan: Plan, progress: Callable[[int, int], None]) -> Outcome:
@@ -104,8 +50,9 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
     arm = ARMS[plan.arm]
     cluster_file = load_cluster(plan.cluster)
     cluster = cluster_file.cluster
-    workload = Workload.of(_starts(plan, trace))
+    workload = Workload.of(starts_of(plan, trace))
     cluster.check_fits(workload.largest_prompt_tokens, workload.largest_total_tokens, arm.layerwise)
+    check_engine(cluster)
     if not plan.null:
         _check_memory(cluster)
     store_directory = _make_directories(plan)
@@ -113,7 +60,8 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
     create_store(store_directory, layout)
     _check_space(store_directory, workload, cluster, arm)
 
-    feed = Feed(_starts(plan, trace), plan.gap_scale)
+    warm_up(cluster, arm)
+    feed = Feed(starts_of(plan, trace), plan.gap_scale)
     scheduler = Scheduler(cluster, arm)
     contents = Contents(cluster, feed.trajectory, plan.seed, moves_kv=arm.moves_kv)
     contents.known(scan(store_directory, layout))
@@ -140,7 +88,6 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
         arm,
         BytePrediction(cluster, arm),
         scheduler.flights,
-        _encode,
         lambda ended: progress(ended, workload.turns),
     )
     failures: list[BaseException] = []
@@ -163,8 +110,8 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
             if plan.store is None:
                 shutil.rmtree(store_directory)  # first: on a full disk the rows need its room
             recorder.close(*_rows(backend.summaries))
-    reasons = [_reason(failure) for failure in failures]
-    if failures and _INTERRUPTED not in reasons:  # where it happened, in which process: for whoever mends it
+    reasons = [reason_of(failure) for failure in failures]
+    if failures and INTERRUPTED not in reasons:  # where it happened, in which process: for whoever mends it
         lines = [line for failure in failures for line in traceback.format_exception(failure)]
         (plan.output / "error.log").write_text("".join(lines))
     if recorder.ended < workload.turns and not reasons:
@@ -185,31 +132,25 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
     return Outcome(plan.output, status, tuple(reasons), recorder.ended, workload.turns, jct_s, warning)
 
 
-def _starts(plan: Plan, trace: TraceFile) -> Iterator[Start]:
-    """Which trajectories start when; read from the trace as they are asked for."""
-    families = select(trace, plan.agents, plan.seed, scale=plan.scale, max_len=plan.max_len)
-    match plan.mode:
-        case "offline":
-            return starts.offline(families)
-        case "online":
-            assert plan.rate_per_s is not None, "Plan saw to it"
-            return starts.online(families, plan.rate_per_s, plan.seed)
-        case "recorded":
-            return starts.recorded(families)
-
-
 def _make_directories(plan: Plan) -> Path:
     """The run's directory, new, and the path of its store."""
     store = plan.store or plan.output / "store"
-    if (plan.output / "run.json").exists():
-        raise RunError(f"{plan.output}: holds a run already; choose another -o, or delete it")
-    if plan.store is None and store.exists():
+    if plan.store is None and store.exists() and not (plan.output / "run.json").exists():
         raise RunError(f"{store}: exists already, and a run deletes its store; choose another -o, or delete it")
-    try:
-        plan.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{plan.output}: cannot be created: {error.strerror}; choose another -o") from None
+    make_directory(plan)
     return store
+
+
+def check_engine(cluster: Cluster) -> None:
+    """Refuse what only the simulator can run."""
+    if cluster.model.stated_kv_layer_bytes:
+        raise ClusterError(f"{cluster.name}: model {cluster.model.name} is simulated only: dualpath simulate")
+    if cluster.pass_engines > 1:
+        raise ClusterError(f"{cluster.name}: [prefill] pass_engines = {cluster.pass_engines} is simulated only; use 1")
+    if not cluster.constants.prefill_tokens_per_s or not cluster.constants.attention_ns_per_pair:
+        raise ClusterError(
+            f"{cluster.name}: [scheduler] needs prefill_tokens_per_s and attention_ns_per_pair for the real engine"
+        )
 
 
 def _check_memory(cluster: Cluster) -> None:
@@ -239,48 +180,15 @@ def _check_space(directory: Path, workload: Workload, cluster: Cluster, arm: Arm
         )
 
 
-def describe(plan: Plan, cluster: Cluster) -> dict[str, Any]:
-    """What a run is a run of, as in run.json; the trace's own facts apart."""
-    resolved: dict[str, Any] = msgspec.to_builtins(cluster)
-    resolved.update(
-        model=cluster.model.name,
-        model_shape=msgspec.to_builtins(cluster.model),
-        kv_bytes_per_token=cluster.model.kv_bytes,
-    )
-    return {
-        "backend": "null" if plan.null else "engine",
-        "arm": plan.arm,
-        "cluster": resolved,
-        "feed": {"mode": plan.mode, "rate_per_s": plan.rate_per_s, "gap_scale": plan.gap_scale, "seed": plan.seed},
-        "selection": {"agents": plan.agents, "scale": str(plan.scale), "max_len": plan.max_len},
-        "seed": plan.seed,
-        "repeat": plan.repeat,
-        "deterministic": plan.deterministic,
-        "verify": plan.verify,
-    }
-
-
 def _facts(
     plan: Plan, cluster: Cluster, trace: TraceFile, workload: Workload, store_directory: Path, durable: str
 ) -> dict[str, Any]:
     """run.json, but for what the run itself decides."""
     filesystem = filesystem_of(store_directory)
     return {
-        "schema_version": 1,
-        **describe(plan, cluster),
-        "trace": {
-            "path": str(plan.trace),
-            "sha256": trace.sha256,
-            "name": plan.trace.stem,
-            "scale": str(plan.scale),
-            "max_len": plan.max_len,
-            "agents": plan.agents or workload.roots,
-        },
+        **facts_of(plan, cluster, trace, workload),
         "bucket_ns": BUCKET_NS,
-        "turns_planned": workload.turns,
-        **provenance(),
         "storage": {"directory": str(store_directory), "filesystem": filesystem, "durable": durable},
-        "wall_s": None,
         "stand_ins": stand_ins(cluster, filesystem, null=plan.null),
     }
 
@@ -303,15 +211,6 @@ def _rows(summaries: Sequence[Summary]) -> tuple[list[dict[str, Any]], list[dict
             for block in summary.blocks
         ]
     return links, blocks
-
-
-def _reason(failure: BaseException) -> str:
-    return _INTERRUPTED if isinstance(failure, KeyboardInterrupt) else f"{type(failure).__name__}: {failure}"
-
-
-def _encode(value: object) -> str:
-    """An event or command as JSON: [type, fields]."""
-    return msgspec.json.encode([type(value).__name__, value]).decode()
 
 
 class _uninterrupted:

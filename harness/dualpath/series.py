@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from dualpath.cluster_file import load_cluster
+from dualpath.compile_cache import source_digest
+from dualpath.core.cluster import Cluster
 from dualpath.core.errors import RunError
+from dualpath.plan import Outcome, Plan, describe
 from dualpath.progress import StepProgress
 from dualpath.provenance import repository
-from dualpath.replay import Outcome, Plan, describe, replay
+from dualpath.replay import replay
+from dualpath.simulate import simulate, simulated_cluster
 from dualpath.trace.reader import TraceFile
 
 
@@ -25,13 +31,18 @@ class Step:
     plan: Plan
 
 
+def run_plan(plan: Plan, progress: Callable[[int, int], None]) -> Outcome:
+    """One run on the backend that its plan names."""
+    return (simulate if plan.backend == "sim" else replay)(plan, progress)
+
+
 def run_series(steps: Sequence[Step], *, replace: bool) -> list[Outcome]:
     """Run what is not done yet; stops where a run is interrupted. Returns the outcomes of what was run.
 
     A void run is run again. A whole run of another plan, trace, cluster or commit is deleted with `replace`, else
     raises RunError before anything runs.
     """
-    done = {step.name for step in steps if _is_done(step.plan)}
+    done = {step.name for step in steps if is_done(step.plan)}
     for step in steps:
         if not replace and step.name not in done and _status(step.plan) == "ok":
             raise RunError(
@@ -48,7 +59,7 @@ def run_series(steps: Sequence[Step], *, replace: bool) -> list[Outcome]:
             if _status(step.plan) is not None or replace:
                 shutil.rmtree(step.plan.output, ignore_errors=True)
             started_s = time.monotonic()
-            outcome = replay(step.plan, progress.update)
+            outcome = run_plan(step.plan, progress.update)
             outcomes.append(outcome)
             if outcome.status == "ok":
                 took = f"{outcome.turns} turns, {time.monotonic() - started_s:.0f} s"
@@ -60,18 +71,29 @@ def run_series(steps: Sequence[Step], *, replace: bool) -> list[Outcome]:
     return outcomes
 
 
-def _is_done(plan: Plan) -> bool:
-    """Whether the directory holds a whole run of this plan on this trace and cluster, made by this very commit."""
+def is_done(plan: Plan) -> bool:
+    """Whether the directory holds a whole run of this plan on this trace and cluster, made by this very commit; of the
+    simulator, by these very sources and constants."""
     facts = _facts(plan)
     if facts.get("status") != "ok":
         return False
-    now = repository()
     with TraceFile.open(plan.trace) as trace:
         same_trace = facts.get("trace", {}).get("sha256") == trace.sha256
-    described = json.loads(json.dumps(describe(plan, load_cluster(plan.cluster).cluster)))
+    described = json.loads(json.dumps(describe(plan, _cluster(plan))))
     same_plan = all(facts.get(key) == value for key, value in described.items())
-    same_code = facts.get("commit") == now["commit"] and not now["dirty"] and not facts.get("dirty")
-    return same_trace and same_plan and same_code
+    return same_trace and same_plan and _same_code(plan, facts)
+
+
+def _same_code(plan: Plan, facts: dict[str, Any]) -> bool:
+    if plan.backend == "sim":
+        constants = msgspec.to_builtins(simulated_cluster(plan)[2])
+        return facts.get("code") == source_digest() and facts.get("profile") == constants
+    now = repository()
+    return facts.get("commit") == now["commit"] and not now["dirty"] and not facts.get("dirty")
+
+
+def _cluster(plan: Plan) -> Cluster:
+    return simulated_cluster(plan)[0] if plan.backend == "sim" else load_cluster(plan.cluster).cluster
 
 
 def _status(plan: Plan) -> object:

@@ -1,6 +1,7 @@
 """A backend without engines: commands take seeded random times, and every one is audited.
 
 The audit keeps its own books from commands and events alone, so that a mistake in the scheduler's books shows.
+Memories have theirs in memory_audit.py.
 Order of events is any that an engine could produce: reads finish in any order, a batch is computed before it is
 sent, an engine's batches are sent in order, a request's DE buffer is free before the request ends.
 """
@@ -21,10 +22,12 @@ from dualpath.core.events import (
     Event,
     PrefillComputed,
     PrefillSent,
+    QueuesReported,
     ReadDone,
     Request,
     TurnEnded,
 )
+from memory_audit import MemoryAudit
 
 
 @dataclass
@@ -41,6 +44,13 @@ class _Life:
     prompt_sent: bool = False
     decoding: bool = False
     ended: bool = False
+
+    @property
+    def loaded(self) -> bool:
+        """May be computed now."""
+        if not self.admitted or self.reads or self.blocks_read < self.request.hit_blocks:
+            return False
+        return not self.in_batch and not self.prompt_sent
 
 
 class FakeBackend:
@@ -61,12 +71,11 @@ class FakeBackend:
         self._chunks: dict[int, tuple[Chunk, ...]] = {}
         self._sent_ns: Counter[int] = Counter()  # by engine: when its latest batch is sent
         self._batches_seen: set[int] = set()
-        self._assigned_order: dict[int, list[int]] = {}  # engine -> requests that wait for its buffer, in order
-        self.prefill_buffer: Counter[int] = Counter()  # blocks in use, by engine
-        self.decode_buffer: Counter[int] = Counter()
-        self.decode_hbm: Counter[int] = Counter()
+        self._rest_of_pass: list[int] = []  # engines whose batch of the pass that starts now is still to come
+        self.memory = MemoryAudit(cluster, arm)
         self.tokens: Counter[int] = Counter()
         self.read_queue: Counter[int] = Counter()
+        self.reported: Counter[int] = Counter()  # the same when it was last reported
 
     # --- what the loop needs ---------------------------------------------------------------------------------------
 
@@ -91,6 +100,8 @@ class FakeBackend:
     def execute(self, commands: Sequence[Command]) -> None:
         for command in commands:
             self.commands.append(command)
+            if not isinstance(command, Prefill):
+                self._check_pass_is_whole()
             match command:
                 case Assigned():
                     self._assign(command)
@@ -102,33 +113,27 @@ class FakeBackend:
                     self._prefill(command)
                 case Decode():
                     self._decode(command)
-        self._check_memories()
+        self._check_pass_is_whole()
+        self.memory.settle()
 
     # --- what tests ask --------------------------------------------------------------------------------------------
 
     def unfinished(self) -> list[_Life]:
         return [life for life in self.lives.values() if not life.ended]
 
+    def report(self) -> QueuesReported:
+        """Every node reports its read queue now."""
+        self.reported = self.read_queue.copy()
+        return QueuesReported(self._now_ns)
+
     def check_nothing_idles(self) -> None:
-        """No request is first in line for all its buffers, fits, and was not admitted; none is loaded at an idle PE."""
-        memory, block_bytes = self._cluster.memory, self._cluster.block_bytes
-        for number in {queue[0] for queue in self._assigned_order.values() if queue}:
-            life = self.lives[number]
-            assert life.assigned is not None
-            if any(self._assigned_order[engine][0] != number for engine in self._buffers(life.assigned)):
-                continue
-            prefill_blocks = self.prefill_buffer[life.assigned.prefill_engine] + life.assigned.prefill_blocks
-            decode_blocks = self.decode_buffer[life.assigned.decode_engine]
-            decode_blocks += self._cluster.blocks(life.request.prompt_tokens)
-            assert (
-                prefill_blocks * block_bytes > memory.prefill_buffer_bytes
-                or decode_blocks * block_bytes > memory.decode_buffer_bytes
-            ), f"request {number} waits for nothing"
+        """Nobody waits for a DE buffer that has room; no loaded request waits at engines that could start a pass."""
+        self.memory.check_nobody_waits_for_nothing()
         for life in self.lives.values():
-            loaded = life.admitted and not life.reads and not life.in_batch and not life.prompt_sent
-            if loaded and life.assigned is not None:
-                under_way = self._batches_of.get(life.assigned.prefill_engine, [])
-                assert len(under_way) == self._cluster.prefill_in_flight, f"request {life.request.id} waits for nothing"
+            if life.loaded and life.assigned is not None:
+                group = self._pass_group(life.assigned.prefill_engine)
+                most = max(len(self._under_way(engine)) for engine in group)
+                assert most >= self._cluster.prefill_in_flight, f"{life.request} waits for nothing"
 
     def check_idle(self) -> None:
         """Everything has ended and nothing is held."""
@@ -136,8 +141,9 @@ class FakeBackend:
         assert not self._queue
         assert not any(self._batches_of.values())
         assert not self._chunks
-        for held in (self.prefill_buffer, self.decode_buffer, self.decode_hbm, self.tokens, self.read_queue):
-            assert not any(held.values())
+        self.memory.check_idle()
+        assert not any(self.tokens.values())
+        assert not any(self.read_queue.values())
 
     # --- commands --------------------------------------------------------------------------------------------------
 
@@ -154,31 +160,22 @@ class FakeBackend:
         if self._arm.read_side == "prefill-only":
             assert command.decode_blocks == 0
         prefill_node, decode_node = map(self._cluster.node_of, (command.prefill_engine, command.decode_engine))
-        assert command.prefill_queue_tokens == self.read_queue[prefill_node] * self._cluster.block_tokens
-        assert command.decode_queue_tokens == self.read_queue[decode_node] * self._cluster.block_tokens
+        seen = self.reported if self._cluster.constants.report_s else self.read_queue
+        assert command.prefill_queue_tokens == seen[prefill_node] * self._cluster.block_tokens
+        assert command.decode_queue_tokens == seen[decode_node] * self._cluster.block_tokens
         self.read_queue[prefill_node] += command.prefill_blocks
         self.read_queue[decode_node] += command.decode_blocks
         total_tokens = request.prompt_tokens + request.generate_tokens
         self.tokens[command.prefill_engine] += request.prompt_tokens
         self.tokens[command.decode_engine] += total_tokens
-        self.decode_hbm[command.decode_engine] += self._cluster.blocks(total_tokens)
-        for engine in self._buffers(command):
-            self._assigned_order.setdefault(engine, []).append(command.request)
-
-    @staticmethod
-    def _buffers(assigned: Assigned) -> list[int]:
-        """Engines whose buffer a request needs."""
-        return [assigned.decode_engine] + [assigned.prefill_engine] * (assigned.prefill_blocks > 0)
+        self.memory.ask(request, command)
 
     def _admit(self, command: Admit) -> None:
         life = self.lives[command.request]
         assert life.assigned is not None
         assert not life.admitted
         life.admitted = True
-        for engine in self._buffers(life.assigned):
-            assert self._assigned_order[engine].pop(0) == command.request, "overtaken: may starve"
-        self.prefill_buffer[life.assigned.prefill_engine] += life.assigned.prefill_blocks
-        self.decode_buffer[life.assigned.decode_engine] += self._cluster.blocks(life.request.prompt_tokens)
+        self.memory.admit(command.request)
 
     def _read(self, command: Read) -> None:
         life = self.lives[command.request]
@@ -198,9 +195,10 @@ class FakeBackend:
         self._push(done_ns, ReadDone(done_ns, command.request, command.side))
 
     def _prefill(self, command: Prefill) -> None:
-        under_way = self._batches_of.setdefault(command.engine, [])
-        assert len(under_way) < self._cluster.prefill_in_flight, "a PE has too many batches"
-        under_way.append(command.batch)
+        if command.engine not in self._rest_of_pass:
+            self._start_pass(command.engine)
+        self._rest_of_pass.remove(command.engine)
+        self._under_way(command.engine).append(command.batch)
         assert command.batch not in self._batches_seen
         assert command.chunks
         self._batches_seen.add(command.batch)
@@ -246,11 +244,26 @@ class FakeBackend:
         second_ns = None if life.request.generate_tokens == 1 else ended_ns
         self._push(ended_ns, TurnEnded(ended_ns, command.request, second_ns, ended_ns, None))
 
-    def _check_memories(self) -> None:
-        memory, block_bytes = self._cluster.memory, self._cluster.block_bytes
-        assert max(self.prefill_buffer.values(), default=0) * block_bytes <= memory.prefill_buffer_bytes
-        assert max(self.decode_buffer.values(), default=0) * block_bytes <= memory.decode_buffer_bytes
-        assert max(self.decode_hbm.values(), default=0) * block_bytes <= memory.decode_hbm_bytes
+    def _under_way(self, engine: int) -> list[int]:
+        return self._batches_of.setdefault(engine, [])
+
+    def _pass_group(self, engine: int) -> range:
+        """PEs whose passes start together."""
+        size = self._cluster.pass_engines
+        return range(engine // size * size, (engine // size + 1) * size)
+
+    def _start_pass(self, engine: int) -> None:
+        """Each engine of the group has room for a batch, and those that have something loaded get one."""
+        self._check_pass_is_whole()
+        group = self._pass_group(engine)
+        for member in group:
+            assert len(self._under_way(member)) < self._cluster.prefill_in_flight, "a PE has too many batches"
+        assigned = [life.assigned for life in self.lives.values() if life.loaded]
+        loaded_at = {each.prefill_engine for each in assigned if each is not None}
+        self._rest_of_pass = [member for member in group if member in loaded_at]
+
+    def _check_pass_is_whole(self) -> None:
+        assert not self._rest_of_pass, f"engines {self._rest_of_pass} are left out of their group's pass"
 
     # --- events ----------------------------------------------------------------------------------------------------
 
@@ -280,12 +293,10 @@ class FakeBackend:
                     if chunk.last:
                         assert life.assigned is not None
                         life.prompt_sent = True
-                        self.prefill_buffer[life.assigned.prefill_engine] -= life.assigned.prefill_blocks
+                        self.memory.prompt_sent(chunk.request)
                         self.tokens[life.assigned.prefill_engine] -= life.request.prompt_tokens
             case BufferFreed(request=request):
-                life = self.lives[request]
-                assert life.assigned is not None
-                self.decode_buffer[life.assigned.decode_engine] -= self._cluster.blocks(life.request.prompt_tokens)
+                self.memory.buffer_freed(request)
             case TurnEnded(request=request):
                 life = self.lives[request]
                 assert life.assigned is not None
@@ -293,4 +304,4 @@ class FakeBackend:
                 life.ended = True
                 total_tokens = life.request.prompt_tokens + life.request.generate_tokens
                 self.tokens[life.assigned.decode_engine] -= total_tokens
-                self.decode_hbm[life.assigned.decode_engine] -= self._cluster.blocks(total_tokens)
+                self.memory.ended(request)

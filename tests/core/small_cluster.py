@@ -25,9 +25,13 @@ def small_cluster(
     beta_tokens: int = 10**6,
     quota_pairs: float = 1e9,
     z_factor: float = 1.05,
+    ns_per_context: float = 0.0,
     prefill_in_flight: int = 1,
+    report_s: float = 0.0,
+    pass_engines: int = 1,
 ) -> Cluster:
-    """prefill, decode: (nodes, engines per node). Memories: blocks per engine. quota_pairs: (new, attended) pairs."""
+    """prefill, decode: (nodes, engines per node). Memories: blocks per engine. quota_pairs: (new, attended) pairs, of
+    1 ns each."""
     return Cluster(
         "small",
         MODEL,
@@ -46,10 +50,13 @@ def small_cluster(
             beta_s=1.0,
             quota_s=quota_pairs / 1e9,
             z_factor=z_factor,
+            report_s=report_s,
             read_tokens_per_s=alpha_tokens,
             prefill_tokens_per_s=beta_tokens,
             attention_ns_per_pair=1.0,
+            attention_ns_per_context=ns_per_context,
         ),
         block_tokens=BLOCK_TOKENS,
         prefill_in_flight=prefill_in_flight,
+        pass_engines=pass_engines,
     )

@@ -59,6 +59,25 @@ def test_a_cluster_without_engines_is_refused(role: str, nodes: Nodes, message: 
         replace(small_cluster(), **{role: nodes})
 
 
+@pytest.mark.parametrize("pass_engines", [1, 2, 3, 6])
+def test_pass_groups_are_equal_parts_of_the_prefill_engines(pass_engines: int) -> None:
+    assert small_cluster(prefill=(2, 3), pass_engines=pass_engines).pass_engines == pass_engines
+
+
+@pytest.mark.parametrize(
+    ("pass_engines", "message"),
+    [
+        (4, r"\[prefill\] pass_engines = 4 does not divide the 6 prefill engines"),
+        (5, r"\[prefill\] pass_engines = 5 does not divide the 6"),
+        (0, r"\[prefill\] pass_engines = 0 is outside 1..6"),
+        (7, r"\[prefill\] pass_engines = 7 is outside 1..6"),
+    ],
+)
+def test_other_pass_groups_are_refused(pass_engines: int, message: str) -> None:
+    with pytest.raises(ClusterError, match=message):
+        small_cluster(prefill=(2, 3), pass_engines=pass_engines)
+
+
 PROMPT, TOTAL = 41, 50  # 11 and 13 blocks
 
 

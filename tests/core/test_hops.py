@@ -160,14 +160,7 @@ def tokens(counted: Counter[Charge]) -> dict[tuple[str, int, str, str], int]:
 
 
 def loaded(request: Request, prefill_blocks: int) -> Flight:
-    return Flight(
-        request,
-        PE,
-        DE,
-        prefill_blocks,
-        request.hit_blocks - prefill_blocks,
-        cached_tokens=request.hit_blocks * BLOCK_TOKENS,
-    )
+    return Flight(request, PE, DE, prefill_blocks, request.hit_blocks - prefill_blocks)
 
 
 def test_a_cold_request_costs_its_prompt_and_its_full_blocks() -> None:
@@ -261,7 +254,6 @@ def test_a_later_chunk_loads_the_hit_again_and_the_earlier_chunk_from_the_decode
         ("forward", "prefill"): 4,
         ("forward", "miss"): 4,
     }
-    flight.cached_tokens = 12
     second = command_stages(cluster, Prefill(PE, 1, (Chunk(0, 12, 3, True),)), flight)
     assert {(s.stage, s.route): s.tokens for s in second if s.tokens} == {
         ("load-prefill", "prefill"): 4,

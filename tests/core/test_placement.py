@@ -1,124 +1,54 @@
-"""Placement against a slow, literal reading of the paper's Algorithm 1 and its two phases for DEs.
-
-Where the code departs from the letter, on purpose:
-- All groups fetch at every event, together; the paper's groups fetch one by one, at a period it does not give.
-- DE phase 1 counts requests that wait in a group's private queue as the group's, the paper's text only `tok_e`.
-- Ties, which the paper leaves open: lowest engine number; in DE phase 2 fewest requests, then fewest tokens.
-"""
+"""Placement against the paper's text (paper.py), and its rules one by one."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 
+import books
 import pytest
+from by_hand import carry, take_flight
+from dualpath.core.arms import ARMS
 from dualpath.core.cluster import Cluster
-from dualpath.core.events import Request
-from dualpath.core.flight import Flight, Load
-from dualpath.core.placement import AdaptivePlacement, RoundRobinPlacement
+from dualpath.core.placement import (
+    leave_decode,
+    leave_prefill,
+    place_in_group,
+    place_prefill,
+    place_round_robin,
+    share_among_groups,
+)
+from dualpath.core.queues import pop, push
+from dualpath.core.state import DECODE, PLACEMENTS, PREFILL, State, new_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paper import Paper, Request
 from small_cluster import BLOCK_TOKENS, small_cluster
 
-
-def flight(number: int, prompt_tokens: int, generate_tokens: int = 1) -> Flight:
-    return Flight(Request(number, number, 0, prompt_tokens, generate_tokens, 0))
+ADAPTIVE, IN_TURN = ARMS["dualpath"], ARMS["layerwise"]
 
 
-@dataclass
-class Engine:
-    number: int
-    node: int
-    tok: int = 0
-    seq: int = 0
-    free_hbm: int = 0
+def come(state: State, prompt_tokens: int, generate_tokens: int = 1) -> int:
+    """A request that waits for both engines; nobody is told."""
+    flight = take_flight(state, prompt_tokens, generate_tokens)
+    push(state.arrivals, PREFILL, state.after_prefill, flight)
+    if PLACEMENTS[state.rules[0].placement] == "adaptive":
+        push(state.arrivals, DECODE, state.after_decode, flight)
+    return flight
 
 
-class Paper:
-    """PAPER 5.2 and 5.3, line by line, on its own state. Slow and plain."""
+def fetch(state: State) -> list[int]:
+    """As when a request comes; returns who has both engines now, in order."""
+    place_prefill(state)
+    share_among_groups(state)
+    return placed(state)
 
-    def __init__(self, cluster: Cluster, load: Load) -> None:
-        self.alpha, self.beta = cluster.constants.alpha_tokens, cluster.constants.beta_tokens
-        self.z_factor = cluster.constants.z_factor
-        self.block_tokens = cluster.block_tokens
-        self.read_q = [blocks * cluster.block_tokens for blocks in load.read_queue_blocks]
-        engines = [Engine(e, cluster.node_of(e), load.tokens[e], load.requests[e]) for e in range(cluster.num_engines)]
-        self.prefill, self.decode = engines[: cluster.num_prefill], engines[cluster.num_prefill :]
-        for engine in self.decode:
-            engine.free_hbm = load.hbm(engine.number).free
-        nodes = sorted({engine.node for engine in self.decode})
-        self.groups = [[engine for engine in self.decode if engine.node == node] for node in nodes]
-        self.private: list[list[Flight]] = [[] for _ in self.groups]
-        self.prefill_queue: list[Flight] = []
-        self.decode_queue: list[Flight] = []
-        self.prefill_of: dict[int, int] = {}
-        self.decode_of: dict[int, int] = {}
 
-    def need(self, request: Flight) -> int:
-        return (request.total_tokens + self.block_tokens - 1) // self.block_tokens
+def placed(state: State) -> list[int]:
+    return [pop(state.placed, 0, state.after) for _ in range(state.placed[0].length)]
 
-    def fetch(self) -> None:
-        self.algorithm_1()
-        self.phase_1()
-        for group, private in zip(self.groups, self.private, strict=True):
-            self.phase_2(group, private)
 
-    def algorithm_1(self) -> None:
-        while self.prefill_queue:
-            request = self.prefill_queue[0]
-            not_overloaded = [e for e in self.prefill if e.tok <= self.beta]
-            c2 = [e for e in not_overloaded if self.read_q[e.node] <= self.alpha]
-            c3 = [e for e in not_overloaded if self.read_q[e.node] > self.alpha]
-            if c2:
-                chosen = min(c2, key=lambda e: e.tok)
-            elif c3:
-                chosen = min(c3, key=lambda e: e.tok)
-            else:
-                break
-            self.prefill_of[request.request.id] = chosen.number
-            chosen.tok += request.request.prompt_tokens
-            chosen.seq += 1
-            self.prefill_queue.pop(0)
-
-    def phase_1(self) -> None:
-        for request in self.decode_queue:
-            sums = [
-                sum(e.tok for e in group) + sum(waiting.total_tokens for waiting in private)
-                for group, private in zip(self.groups, self.private, strict=True)
-            ]
-            self.private[sums.index(min(sums))].append(request)
-        self.decode_queue = []
-
-    def phase_2(self, group: list[Engine], private: list[Flight]) -> None:
-        free = sum(e.free_hbm for e in group)
-        fitting_prefix = 0
-        while fitting_prefix < len(private) and sum(map(self.need, private[: fitting_prefix + 1])) <= free:
-            fitting_prefix += 1
-        prefix_tokens = sum(request.total_tokens for request in private[:fitting_prefix])
-        z = self.z_factor * (prefix_tokens + sum(e.tok for e in group)) / len(group)
-        while private:
-            request = private[0]
-            able = [e for e in group if e.free_hbm >= self.need(request)]
-            if not able:
-                return
-            low = [e for e in able if e.tok + request.total_tokens <= z]
-            high = [e for e in able if e not in low]
-            chosen = min(low, key=lambda e: (e.seq, e.tok)) if low else min(high, key=lambda e: e.tok)
-            self.decode_of[request.request.id] = chosen.number
-            chosen.tok += request.total_tokens
-            chosen.seq += 1
-            chosen.free_hbm -= self.need(request)
-            private.pop(0)
-
-    def leave(self, request: Flight) -> None:
-        for engine in (self.prefill + self.decode)[request.prefill_engine], self.decode_engine(request):
-            engine.seq -= 1
-        self.prefill[request.prefill_engine].tok -= request.request.prompt_tokens
-        self.decode_engine(request).tok -= request.total_tokens
-        self.decode_engine(request).free_hbm += self.need(request)
-
-    def decode_engine(self, request: Flight) -> Engine:
-        return self.decode[request.decode_engine - len(self.prefill)]
+def engines_of(state: State, flight: int) -> tuple[int, int]:
+    return int(state.flights[flight].prefill_engine), int(state.flights[flight].decode_engine)
 
 
 @st.composite
@@ -134,147 +64,165 @@ def clusters(draw: st.DrawFn) -> Cluster:
     )
 
 
+class Both:
+    """The compiled placement and the paper's, told the same."""
+
+    def __init__(self, cluster: Cluster, rng: random.Random) -> None:
+        self.rng = rng
+        self.state = new_state(cluster, ADAPTIVE, 64)
+        for engine in range(cluster.num_engines):
+            hbm_blocks = rng.randrange(10) if engine >= cluster.num_prefill else 0
+            carry(self.state, engine, rng.choice([0, 0, 30, rng.randrange(300)]), rng.randrange(4), hbm_blocks)
+        self.paper = Paper(cluster, self.state)
+        self.requests: list[Request] = []
+        self.at_prefill: list[Request] = []  # placed, still there
+        self.at_decode: list[Request] = []
+
+    def come(self) -> None:
+        prompt_tokens, generate_tokens = self.rng.randint(1, 35), self.rng.randint(1, 5)
+        total_tokens = prompt_tokens + generate_tokens
+        need = (total_tokens + BLOCK_TOKENS - 1) // BLOCK_TOKENS
+        request = Request(come(self.state, prompt_tokens, generate_tokens), prompt_tokens, total_tokens, need)
+        self.requests.append(request)
+        self.paper.prefill_queue.append(request)
+        self.paper.decode_queue.append(request)
+
+    def leave(self, request: Request) -> None:
+        """The PE first, then the DE, as prefill_sent and turn_ended do it."""
+        if request in self.at_prefill:
+            self.at_prefill.remove(request)
+            leave_prefill(self.state, request.flight)
+            place_prefill(self.state)
+            self.paper.leave_prefill(request)
+        else:
+            self.at_decode.remove(request)
+            leave_decode(self.state, request.flight)
+            place_in_group(self.state, self.paper.engines[request.decode_engine].node)
+            self.paper.leave_decode(request)
+
+    def compare(self) -> None:
+        now = placed(self.state)
+        assert now == self.paper.placed
+        self.paper.placed = []
+        new = [request for request in self.requests if request.flight in now]
+        self.at_prefill += new
+        self.at_decode += new
+        for request in self.requests:
+            assert engines_of(self.state, request.flight) == (request.prefill_engine, request.decode_engine)
+        assert books.tokens(self.state) == [engine.tok for engine in self.paper.engines]
+        assert books.requests(self.state) == [engine.seq for engine in self.paper.engines]
+        books.check(self.state)
+
+
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(clusters(), st.integers(0, 2**32))
 def test_adaptive_placement_is_the_papers(cluster: Cluster, seed: int) -> None:
-    """Rounds of arrivals, a fetch, queues that move and requests that end: same engines as the transcription."""
+    """Rounds of arrivals, a fetch, queues that move and requests that leave: same engines as the transcription."""
     rng = random.Random(seed)
-    load = Load(cluster)
-    for engine in range(cluster.num_engines):  # someone else's work, which never ends here
-        load.tokens[engine] = rng.choice([0, 0, 30, rng.randrange(300)])
-        load.requests[engine] = rng.randrange(4)
-    for budget in load.decode_hbm:
-        budget.reserve(rng.randrange(10))
-    placement, paper = AdaptivePlacement(cluster), Paper(cluster, load)
-    flights: list[Flight] = []
-    running: list[Flight] = []
+    both = Both(cluster, rng)
     for _ in range(6):
         for node in range(cluster.num_nodes):
-            load.read_queue_blocks[node] = rng.choice([0, 1, 2, 3, 12, 13])
-        paper.read_q = [blocks * BLOCK_TOKENS for blocks in load.read_queue_blocks]
+            both.state.nodes[node].read_queue_blocks = rng.choice([0, 1, 2, 3, 12, 13])
+        both.paper.read_q = [blocks * BLOCK_TOKENS for blocks in books.read_queues(both.state)]
         for _ in range(rng.randrange(6)):
-            new = flight(len(flights), rng.randint(1, 35), rng.randint(1, 5))
-            flights.append(new)
-            placement.enqueue(new)
-            paper.prefill_queue.append(new)
-            paper.decode_queue.append(new)
-        placed = placement.place(load)
-        paper.fetch()
-        for each in flights:
-            assert each.prefill_engine == paper.prefill_of.get(each.request.id, -1)
-            assert each.decode_engine == paper.decode_of.get(each.request.id, -1)
-        assert all(each.assigned for each in placed)
-        running += placed
-        assert len({each.request.id for each in running}) == len(running)
-        for each in [each for each in running if rng.random() < 0.5]:
-            running.remove(each)
-            paper.leave(each)
-            load.leave_prefill(each)
-            load.leave_decode(each)
-        load.check()
-        assert load.tokens == [engine.tok for engine in paper.prefill + paper.decode]
-        assert load.requests == [engine.seq for engine in paper.prefill + paper.decode]
+            both.come()
+        place_prefill(both.state)
+        share_among_groups(both.state)
+        both.paper.fetch()
+        both.compare()
+        for request in [request for request in both.at_decode if rng.random() < 0.6]:
+            both.leave(request)
+            both.compare()
 
 
-def placed_prefill(cluster: Cluster, load: Load, prompts: list[int]) -> list[int]:
-    placement = AdaptivePlacement(cluster)
-    flights = [flight(number, prompt) for number, prompt in enumerate(prompts)]
-    for each in flights:
-        placement.enqueue(each)
-    placement.place(load)
-    return [each.prefill_engine for each in flights]
+def come_and_fetch(state: State, prompts: list[int]) -> list[tuple[int, int]]:
+    flights = [come(state, prompt_tokens) for prompt_tokens in prompts]
+    fetch(state)
+    return [engines_of(state, flight) for flight in flights]
 
 
 def test_a_short_disk_queue_beats_fewer_tokens() -> None:
     cluster = small_cluster(prefill=(2, 1), alpha_tokens=8)
-    load = Load(cluster)
-    load.tokens[1] = 1000
-    load.read_queue_blocks = [3, 2, 0]  # 12 and 8 tokens: alpha itself is still short
-    assert placed_prefill(cluster, load, [5]) == [1]
-    load = Load(cluster)
-    load.tokens[1] = 1000
-    load.read_queue_blocks = [3, 3, 0]
-    assert placed_prefill(cluster, load, [5]) == [0]
+    for read_queues, chosen in (([3, 2, 0], 1), ([3, 3, 0], 0)):  # 12 and 8 tokens: alpha itself is still short
+        state = new_state(cluster, ADAPTIVE, 1)
+        carry(state, 1, 1000)
+        state.nodes["read_queue_blocks"] = read_queues
+        assert come_and_fetch(state, [5]) == [(chosen, 2)]
 
 
 def test_an_overloaded_engine_gets_nothing_and_beta_itself_is_not_overload() -> None:
     cluster = small_cluster(prefill=(2, 1), beta_tokens=10)
-    load = Load(cluster)
-    load.tokens[:2] = [10, 11]
-    assert placed_prefill(cluster, load, [5, 5]) == [0, -1]
     # The overloaded engine is skipped even when its disk queue is the only short one.
-    load = Load(cluster)
-    load.tokens[:2] = [10, 11]
-    load.read_queue_blocks[0] = 10**9
-    assert placed_prefill(cluster, load, [5]) == [0]
+    for blocks in (0, 10**9):
+        state = new_state(cluster, ADAPTIVE, 2)
+        carry(state, 0, 10)
+        carry(state, 1, 11)
+        state.nodes[0].read_queue_blocks = blocks
+        assert come_and_fetch(state, [5, 5]) == [(0, 2), (-1, 2)]
 
 
 def test_groups_share_requests_that_come_together() -> None:
     """The letter of phase 1 would send all of them to one group: tok_e changes in phase 2 only."""
     cluster = small_cluster(decode=(2, 2))
-    placement, load = AdaptivePlacement(cluster), Load(cluster)
-    flights = [flight(number, 10) for number in range(4)]
-    for each in flights:
-        placement.enqueue(each)
-    placement.place(load)
-    assert [cluster.node_of(each.decode_engine) for each in flights] == [1, 2, 1, 2]
+    state = new_state(cluster, ADAPTIVE, 4)
+    decode_engines = [engines[1] for engines in come_and_fetch(state, [10] * 4)]
+    assert [cluster.node_of(engine) for engine in decode_engines] == [1, 2, 1, 2]
+
+
+def test_requests_that_wait_in_a_private_queue_count_as_their_groups() -> None:
+    """Two groups without HBM: neither serves anybody, and still the queues grow alike."""
+    state = new_state(small_cluster(decode=(2, 1), decode_hbm=10), ADAPTIVE, 4)
+    carry(state, 1, 0, hbm_blocks=9)
+    carry(state, 2, 0, hbm_blocks=9)
+    flights = [come(state, prompt_tokens) for prompt_tokens in (20, 10, 12, 20)]
+    assert fetch(state) == []
+    assert [books.private_queue(state, node) for node in (1, 2)] == [[flights[0], flights[3]], flights[1:3]]
+    books.check(state)
 
 
 def test_a_group_that_cannot_serve_its_head_keeps_its_queue_in_order() -> None:
     """Not globally FIFO: a small request behind a large one waits, though it would fit."""
-    cluster = small_cluster(decode_hbm=10)
-    placement, load = AdaptivePlacement(cluster), Load(cluster)
-    first, large, small = flight(0, 19), flight(1, 39), flight(2, 3)
-    for each in (first, large, small):
-        placement.enqueue(each)
-    assert placement.place(load) == [first]
-    load.leave_prefill(first)
-    load.leave_decode(first)
-    assert placement.place(load) == [large]
-    load.leave_prefill(large)
-    load.leave_decode(large)
-    assert placement.place(load) == [small]
+    state = new_state(small_cluster(decode_hbm=10), ADAPTIVE, 3)
+    first, large, small = (come(state, prompt_tokens) for prompt_tokens in (19, 39, 3))
+    assert fetch(state) == [first]
+    for ended, following in ((first, large), (large, small)):
+        leave_decode(state, ended)
+        place_in_group(state, 1)
+        assert placed(state) == [following]
 
 
 def test_fewest_requests_under_the_threshold_fewest_tokens_above() -> None:
-    cluster = small_cluster(decode=(1, 2), z_factor=1.0)
-    load = Load(cluster)
-    load.tokens[1:], load.requests[1:] = [40, 30], [1, 3]
-    placement, one = AdaptivePlacement(cluster), flight(0, 9)
-    placement.enqueue(one)
-    placement.place(load)  # Z = (10 + 70) / 2 = 40: only the second engine stays under it
-    assert one.decode_engine == 2
-    load = Load(cluster)
-    load.tokens[1:], load.requests[1:] = [20, 10], [1, 3]
-    placement, one = AdaptivePlacement(small_cluster(decode=(1, 2), z_factor=2.0)), flight(0, 9)
-    placement.enqueue(one)
-    placement.place(load)  # Z = 40: both stay under it, so the one with fewer requests
-    assert one.decode_engine == 1
+    for z_factor, tokens, chosen in (
+        (1.0, [40, 30], 2),  # Z = (10 + 70) / 2 = 40: only the second engine stays under it
+        (2.0, [20, 10], 1),  # Z = 40: both stay under it, so the one with fewer requests
+        (1.0, [46, 45], 2),  # Z = 50.5: neither does, so the one with fewer tokens
+    ):
+        state = new_state(small_cluster(decode=(1, 2), z_factor=z_factor), ADAPTIVE, 1)
+        carry(state, 1, tokens[0], requests=1)
+        carry(state, 2, tokens[1], requests=3)
+        assert come_and_fetch(state, [9]) == [(0, chosen)]
 
 
 @pytest.mark.parametrize(("prefill", "decode"), [((1, 1), (1, 1)), ((2, 2), (1, 3)), ((1, 2), (2, 1))])
 def test_round_robin_takes_engines_in_turn(prefill: tuple[int, int], decode: tuple[int, int]) -> None:
     cluster = small_cluster(prefill, decode)
-    placement, load = RoundRobinPlacement(cluster), Load(cluster)
-    flights = [flight(number, 10) for number in range(12)]
-    for each in flights:
-        placement.enqueue(each)
-    assert placement.place(load) == flights
-    for number, each in enumerate(flights):
-        assert each.prefill_engine == number % cluster.num_prefill
-        assert each.decode_engine == cluster.num_prefill + number % cluster.num_decode
+    state = new_state(cluster, IN_TURN, 12)
+    flights = [come(state, 10) for _ in range(12)]
+    place_round_robin(state)
+    assert placed(state) == flights
+    for number, flight in enumerate(flights):
+        turn = number % cluster.num_prefill, cluster.num_prefill + number % cluster.num_decode
+        assert engines_of(state, flight) == turn
 
 
 def test_round_robin_waits_for_the_engine_whose_turn_it_is() -> None:
-    cluster = small_cluster(decode=(2, 1), decode_hbm=10)
-    placement, load = RoundRobinPlacement(cluster), Load(cluster)
-    flights = [flight(number, 29) for number in range(4)]
-    for each in flights:
-        placement.enqueue(each)
-    assert placement.place(load) == flights[:2]
-    load.leave_prefill(flights[1])
-    load.leave_decode(flights[1])
-    assert placement.place(load) == []  # engine 2 has room, but it is engine 1's turn
-    load.leave_prefill(flights[0])
-    load.leave_decode(flights[0])
-    assert placement.place(load) == flights[2:]
+    state = new_state(small_cluster(decode=(2, 1), decode_hbm=10), IN_TURN, 4)
+    flights = [come(state, 29) for _ in range(4)]
+    place_round_robin(state)
+    assert placed(state) == flights[:2]
+    leave_decode(state, flights[1])
+    place_round_robin(state)
+    assert placed(state) == []  # engine 2 has room, but it is engine 1's turn
+    leave_decode(state, flights[0])
+    place_round_robin(state)
+    assert placed(state) == flights[2:]

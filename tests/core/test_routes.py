@@ -3,24 +3,50 @@
 from __future__ import annotations
 
 import pytest
-from dualpath.core.arms import ARMS
+from dualpath.core.arms import ARMS, Arm
 from dualpath.core.commands import Assigned
 from dualpath.core.events import Request, TurnDue
 from dualpath.core.hops import HOPS, Stage
-from dualpath.core.routes import READ_SIDES, prefill_only, round_robin, shorter_queue, split
+from dualpath.core.routes import choose, prefill_only, round_robin, shorter_queue, split
 from dualpath.core.scheduler import Scheduler
+from dualpath.core.state import READ_SIDES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_cluster import small_cluster
+from small_cluster import BLOCK_TOKENS, small_cluster
 
 BLOCKS = st.integers(0, 200)
+POLICIES = {
+    "prefill-only": prefill_only,
+    "round-robin": round_robin,
+    "shorter-queue": shorter_queue,
+    "split": split,
+}
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(BLOCKS, BLOCKS, BLOCKS, st.integers(0, 9))
 def test_every_policy_reads_each_block_on_exactly_one_side(hit: int, prefill: int, decode: int, turn: int) -> None:
-    for policy in READ_SIDES.values():
+    for policy in POLICIES.values():
         assert 0 <= policy(hit, prefill, decode, turn) <= hit
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(BLOCKS, BLOCKS, BLOCKS, st.integers(0, 9))
+def test_each_policy_has_its_number(hit: int, prefill: int, decode: int, turn: int) -> None:
+    for name, policy in POLICIES.items():
+        assert choose(READ_SIDES.index(name), hit, prefill, decode, turn) == policy(hit, prefill, decode, turn)
+
+
+@pytest.mark.parametrize("arm", ARMS.values(), ids=ARMS)
+def test_an_arms_requests_are_read_by_its_policy(arm: Arm) -> None:
+    """Nothing is ever read here, so queues only grow: on the first request both are empty."""
+    scheduler = Scheduler(small_cluster(), arm)
+    for number in range(5):
+        commands = scheduler.handle(TurnDue(0, Request(number, number, 0, 40, 1, 9)))
+        (assigned,) = (command for command in commands if isinstance(command, Assigned))
+        queues = assigned.prefill_queue_tokens // BLOCK_TOKENS, assigned.decode_queue_tokens // BLOCK_TOKENS
+        assert sum(queues) == 9 * number
+        assert assigned.prefill_blocks == POLICIES[arm.read_side](9, *queues, number)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

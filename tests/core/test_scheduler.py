@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
+import books
 import pytest
-from dualpath.core.arms import ARMS, Arm
-from dualpath.core.cluster import Cluster
+from dualpath.core.arms import ARMS
 from dualpath.core.commands import Admit, Assigned, Command, Decode, Prefill, Read
 from dualpath.core.events import (
     BufferFreed,
@@ -23,113 +23,7 @@ from fake_backend import FakeBackend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_cluster import BLOCK_TOKENS, small_cluster
-
-MAX_PROMPT_BLOCKS = 12
-MAX_TOTAL_BLOCKS = 14
-
-
-@dataclass(frozen=True)
-class World:
-    cluster: Cluster
-    arm: Arm
-    requests: tuple[tuple[int, Request], ...]  # (due_ns, request), in order
-    seed: int
-    max_delay_ns: int
-
-
-@st.composite
-def requests(draw: st.DrawFn, request: int) -> Request:
-    kind = draw(st.sampled_from(["cold", "one block", "large hit", "any"]))
-    prompt_tokens = draw(st.integers(1, MAX_PROMPT_BLOCKS * BLOCK_TOKENS))
-    largest_hit = (prompt_tokens - 1) // BLOCK_TOKENS
-    hit_blocks = {
-        "cold": 0,
-        "one block": min(1, largest_hit),
-        "large hit": largest_hit,
-        "any": draw(st.integers(0, largest_hit)),
-    }[kind]
-    longest_output = MAX_TOTAL_BLOCKS * BLOCK_TOKENS - prompt_tokens
-    generate_tokens = draw(st.one_of(st.just(1), st.integers(1, longest_output)))
-    return Request(request, request, 0, prompt_tokens, generate_tokens, hit_blocks)
-
-
-@st.composite
-def worlds(draw: st.DrawFn) -> World:
-    nodes = st.tuples(st.integers(1, 4), st.integers(1, 2))
-    prompt_room = st.sampled_from([MAX_PROMPT_BLOCKS, MAX_PROMPT_BLOCKS + 3, 3 * MAX_PROMPT_BLOCKS, 1000])
-    total_room = st.sampled_from([MAX_TOTAL_BLOCKS, MAX_TOTAL_BLOCKS + 3, 3 * MAX_TOTAL_BLOCKS, 1000])
-    cluster = small_cluster(
-        draw(nodes),
-        draw(nodes),
-        prefill_buffer=draw(prompt_room),
-        decode_buffer=draw(prompt_room),
-        prefill_hbm=draw(prompt_room),
-        decode_hbm=draw(total_room),
-        alpha_tokens=draw(st.sampled_from([0, 20, 10**6])),
-        beta_tokens=draw(st.sampled_from([0, 30, 10**6])),
-        quota_pairs=draw(st.sampled_from([0, 1, 40, 300, 1e9])),
-        prefill_in_flight=draw(st.integers(1, 3)),
-    )
-    count = draw(st.integers(1, 25))
-    due_ns = 0
-    turns: list[tuple[int, Request]] = []
-    for number in range(count):
-        due_ns += draw(st.sampled_from([0, 0, 0, 1, 7, 40]))
-        turns.append((due_ns, draw(requests(number))))
-    arm = ARMS[draw(st.sampled_from(sorted(ARMS)))]
-    return World(cluster, arm, tuple(turns), draw(st.integers(0, 2**16)), draw(st.sampled_from([0, 1, 5, 50])))
-
-
-@dataclass
-class Played:
-    scheduler: Scheduler
-    backend: FakeBackend
-    events: list[Event]
-    answers: list[list[Command]]
-
-
-def play(world: World) -> Played:
-    """Serve a world's requests to the end; the backend audits each command."""
-    scheduler = Scheduler(world.cluster, world.arm)
-    backend = FakeBackend(world.cluster, world.arm, world.seed, world.max_delay_ns)
-    events: list[Event] = []
-    answers: list[list[Command]] = []
-
-    def step(event: Event) -> None:
-        commands = scheduler.handle(event)
-        events.append(event)
-        answers.append(list(commands))
-        backend.execute(commands)
-        scheduler.load.check()
-        check_books(scheduler, backend)
-        backend.check_nothing_idles()
-
-    coming = list(reversed(world.requests))
-    while coming or backend.unfinished():
-        while coming and coming[-1][0] <= backend.now_ns():
-            due_ns, request = coming.pop()
-            step(TurnDue(due_ns, backend.submit(request)))
-        for event in backend.wait(coming[-1][0] if coming else None):
-            step(event)
-    return Played(scheduler, backend, events, answers)
-
-
-def check_books(scheduler: Scheduler, backend: FakeBackend) -> None:
-    """The scheduler's load is what the commands and events so far amount to."""
-    cluster, load = scheduler.cluster, scheduler.load
-    assert load.read_queue_blocks == [backend.read_queue[node] for node in range(cluster.num_nodes)]
-    decode_engines = range(cluster.num_prefill, cluster.num_engines)
-    assert [budget.used for budget in load.prefill_buffer] == [
-        backend.prefill_buffer[engine] for engine in range(cluster.num_prefill)
-    ]
-    assert [budget.used for budget in load.decode_buffer] == [
-        backend.decode_buffer[engine] for engine in decode_engines
-    ]
-    # An engine may also carry requests whose other engine is still to be chosen: those have no command yet.
-    for engine in decode_engines:
-        assert load.hbm(engine).used >= backend.decode_hbm[engine]
-    for engine in range(cluster.num_engines):
-        assert load.tokens[engine] >= backend.tokens[engine]
+from worlds import World, play, worlds
 
 
 @settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -137,14 +31,8 @@ def check_books(scheduler: Scheduler, backend: FakeBackend) -> None:
 def test_every_request_ends_once_and_nothing_stays_held(world: World) -> None:
     played = play(world)
     played.backend.check_idle()
-    scheduler = played.scheduler
-    assert scheduler.flights == {}
-    assert set(scheduler.load.tokens) == {0}
-    assert set(scheduler.load.requests) == {0}
-    assert set(scheduler.load.read_queue_blocks) == {0}
-    load = scheduler.load
-    for budget in (*load.prefill_buffer, *load.decode_buffer, *load.decode_hbm):
-        assert budget.used == 0
+    assert played.scheduler.flights == {}
+    books.check_idle(played.scheduler.state)
     # Exactly one of each milestone per request.
     for kind in (Assigned, Admit, Decode):
         ids = sorted(command.request for command in played.backend.commands if isinstance(command, kind))
@@ -162,57 +50,72 @@ def test_recorded_events_give_identical_commands(world: World) -> None:
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds(), st.sampled_from(["basic", "layerwise"]))
 def test_single_path_arms_never_read_on_the_decode_side(world: World, arm: str) -> None:
-    world = World(world.cluster, ARMS[arm], world.requests, world.seed, world.max_delay_ns)
-    commands = play(world).backend.commands
+    commands = play(replace(world, arm=ARMS[arm])).backend.commands
     assert not [command for command in commands if isinstance(command, Read) and command.side == "decode"]
     # No quota in these arms, so no chunking either.
     assert all(chunk.last for command in commands if isinstance(command, Prefill) for chunk in command.chunks)
 
 
 def test_the_generated_worlds_do_reach_the_hard_cases() -> None:
-    """Chunks, splits, both sides, waits for each memory: the properties above are not vacuous."""
+    """Chunks, splits, both sides, waits for each memory and for a pass: the properties above are not vacuous."""
     seen: set[str] = set()
 
-    @settings(max_examples=120, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=250, deadline=None, derandomize=True, database=None)
     @given(worlds())
     def look(world: World) -> None:
         played = play(world)
-        admitted_at_once = {
-            command.request
-            for commands in played.answers
-            for command in commands
-            if isinstance(command, Admit) and Assigned in {type(other) for other in commands}
-        }
-        for command in played.backend.commands:
-            match command:
-                case Prefill(chunks=chunks):
-                    seen.add("batch of several" if len(chunks) > 1 else "batch of one")
-                    seen.update("chunk" for chunk in chunks if not chunk.last)
-                case Assigned(prefill_blocks=left, decode_blocks=right):
-                    seen.add(
-                        {(0, 0): "cold", (1, 0): "prefill", (0, 1): "decode", (1, 1): "split"}[left > 0, right > 0]
-                    )
-                case Admit(request=request) if request not in admitted_at_once:
-                    seen.add("waited for a buffer")
         for event, commands in zip(played.events, played.answers, strict=True):
-            if isinstance(event, TurnEnded) and any(isinstance(command, Assigned) for command in commands):
-                seen.add("waited for decode HBM")
-            if isinstance(event, PrefillSent) and any(isinstance(command, Assigned) for command in commands):
-                seen.add("waited for an overloaded PE")
+            seen.update(cases(world, event, commands))
 
     look()
     assert seen >= {
-        "batch of several",
         "batch of one",
+        "batch of several",
         "chunk",
         "cold",
-        "prefill",
         "decode",
+        "pass of one",
+        "pass of several",
+        "prefill",
         "split",
-        "waited for a buffer",
-        "waited for decode HBM",
+        "waited for a DE buffer",
         "waited for an overloaded PE",
+        "waited for decode HBM",
+        "waited for other engines of its pass group",
+        "waited for PE memory",
+        "waited for prefill HBM",
     }
+
+
+def cases(world: World, event: Event, commands: list[Command]) -> set[str]:
+    """What an answer says about the world, by event and command."""
+    found: set[str] = set()
+    assigned = {command.request: command for command in commands if isinstance(command, Assigned)}
+    batches = [command for command in commands if isinstance(command, Prefill)]
+    if world.cluster.pass_engines > 1 and batches:
+        found.add("pass of several" if len({command.engine for command in batches}) > 1 else "pass of one")
+    for batch in batches:
+        found.add("batch of several" if len(batch.chunks) > 1 else "batch of one")
+        found |= {"chunk" for chunk in batch.chunks if not chunk.last}
+        if isinstance(event, PrefillComputed) and batch.engine != event.engine:
+            found.add("waited for other engines of its pass group")
+    for route in assigned.values():
+        sides = route.prefill_blocks > 0, route.decode_blocks > 0
+        found.add({(0, 0): "cold", (1, 0): "prefill", (0, 1): "decode", (1, 1): "split"}[sides])
+        match event:
+            case TurnEnded():
+                found.add("waited for decode HBM")
+            case PrefillSent():
+                found.add("waited for an overloaded PE")
+    read = {command.request for command in commands if isinstance(command, Read) and command.side == "prefill"}
+    for command in commands:
+        if isinstance(command, Admit) and command.request not in assigned:
+            match event:
+                case BufferFreed():
+                    found.add("waited for a DE buffer")
+                case PrefillSent():
+                    found.add("waited for PE memory" if command.request in read else "waited for prefill HBM")
+    return found
 
 
 @pytest.mark.parametrize("arm", sorted(ARMS))
@@ -287,34 +190,62 @@ def test_the_life_of_one_request() -> None:
         Read(0, "prefill", 0, 0, 1),
         Read(0, "decode", 1, 1, 1),
     ]
-    assert scheduler.load.read_queue_blocks == [1, 1]
+    assert books.read_queues(scheduler.state) == [1, 1]
     assert scheduler.handle(ReadDone(1, 0, "decode")) == []
-    assert scheduler.load.read_queue_blocks == [1, 0]
+    assert books.read_queues(scheduler.state) == [1, 0]
     (prefill,) = scheduler.handle(ReadDone(2, 0, "prefill"))
     assert isinstance(prefill, Prefill)
     (chunk,) = prefill.chunks
     assert (chunk.cached_tokens, chunk.new_tokens, chunk.last) == (8, 2, True)
     assert scheduler.handle(PrefillComputed(3, 0, 0, 2)) == []
-    assert scheduler.load.prefill_buffer[0].used == 1
+    assert books.buffer_used(scheduler.state) == [1, 3]
+    assert books.tokens(scheduler.state) == [10, 13]
     assert scheduler.handle(PrefillSent(4, 0, 0)) == [Decode(0, 1)]
-    assert scheduler.load.prefill_buffer[0].used == 0
-    assert scheduler.load.decode_buffer[0].used == 3
+    assert books.buffer_used(scheduler.state) == [0, 3]
+    assert books.tokens(scheduler.state) == [0, 13]
     assert scheduler.handle(BufferFreed(5, 0)) == []
-    assert scheduler.load.decode_buffer[0].used == 0
-    assert scheduler.load.hbm(1).used == 4
+    assert books.buffer_used(scheduler.state) == [0, 0]
+    assert books.hbm_used(scheduler.state) == [0, 4]
     assert scheduler.handle(TurnEnded(6, 0, 6, 6, None)) == []
-    assert scheduler.load.hbm(1).used == 0
+    books.check_idle(scheduler.state)
 
 
-def test_a_free_buffer_is_not_held_back_by_a_request_that_waits_for_another() -> None:
-    """Two DEs: a request short of DE buffer on one does not stop later requests that use the other."""
-    cluster = small_cluster(prefill=(1, 1), decode=(2, 1), decode_buffer=12)
-    scheduler = Scheduler(cluster, ARMS["dualpath-rr"])  # DEs in turn, reads PE, DE, PE, ...
-    large, small = 47, 3
-    for number, prompt_tokens in enumerate([large, small, large, small]):
-        request = Request(number, number, 0, prompt_tokens, 1, 0)
-        admitted = [c.request for c in scheduler.handle(TurnDue(0, request)) if isinstance(c, Admit)]
-        assert admitted == ([] if number == 2 else [number])
+def test_a_flight_shows_where_its_request_is_served() -> None:
+    scheduler = Scheduler(small_cluster(prefill=(2, 1), decode=(1, 2), beta_tokens=0), ARMS["split"])
+    for number in range(3):
+        scheduler.handle(TurnDue(0, Request(number, number, 0, 10, 3, 2)))
+    flights = scheduler.flights.values()
+    assert [(flight.prefill_engine, flight.decode_engine) for flight in flights] == [(0, 2), (1, 3), (-1, -1)]
+    assert [(flight.prefill_blocks, flight.decode_blocks) for flight in flights] == [(1, 1), (2, 0), (0, 0)]
+    assert {flight.total_tokens for flight in flights} == {13}
+
+
+def test_any_number_of_requests_may_be_due_at_once() -> None:
+    """The state grows as they come: books and waiting requests survive it, and numbers are used again."""
+    cluster = small_cluster(prefill=(2, 1), decode=(2, 2), decode_hbm=20, prefill_buffer=7, decode_buffer=9)
+    requests = [Request(n, n, 0, 1 + 7 * n % 23, 1 + n % 5, 7 * n % 23 // BLOCK_TOKENS) for n in range(170)]
+    due = tuple(
+        (n // 140 * 50, request) for n, request in enumerate(requests)
+    )  # 140 at once, then 30 when few are left
+    for arm in ("basic", "split"):
+        played = play(World(cluster, ARMS[arm], due, seed=1, max_delay_ns=3))
+        played.backend.check_idle()
+        books.check_idle(played.scheduler.state)
+        assert len(played.scheduler.state.flights) == 256
+
+
+def test_one_event_may_start_everything() -> None:
+    """A turn that held all decode HBM ends: every request that waited has four commands in the answer."""
+    scheduler = Scheduler(small_cluster(decode_hbm=300), ARMS["split"])
+    scheduler.handle(TurnDue(0, Request(0, 0, 0, 1, 300 * BLOCK_TOKENS - 1, 0)))
+    for number in range(1, 101):
+        scheduler.handle(TurnDue(0, Request(number, number, 0, 11, 1, 2)))
+    for event in (PrefillComputed(0, 0, 0, 0), PrefillSent(0, 0, 0), BufferFreed(0, 0)):
+        scheduler.handle(event)
+    commands = scheduler.handle(TurnEnded(0, 0, 0, 0, None))
+    assert [command.request for command in commands if isinstance(command, Admit)] == list(range(1, 101))
+    assert len(commands) == 400
+    books.check(scheduler.state)
 
 
 def test_events_at_one_time_are_served_in_the_order_given() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import hypothesis.strategies as st
 import numpy as np
 from dualpath.core.trajectory import Trajectory, Turn
-from dualpath.trace.tokens import ROOT_KEY, TokenStream, planned_hit_tokens
+from dualpath.trace.tokens import ROOT_KEY, TokenStream
 from hypothesis import given, settings
 
 PLAIN = [23404, 5136, 22245, 7969]
@@ -113,14 +113,14 @@ def test_a_tail_takes_the_hash_that_covers_it_later() -> None:
 def test_planned_hits_are_full_blocks_of_kept_context_without_the_last_output_token() -> None:
     turns = (Turn(100, 28), Turn(64, 65), Turn(10, 5, keep_tokens=70), Turn(10, 5, keep_tokens=0))
     trajectory = Trajectory("a", turns)
-    assert planned_hit_tokens(trajectory) == [0, 64, 64, 0]
-    assert planned_hit_tokens(replace(trajectory, turns=(Turn(100, 29), Turn(1, 1)))) == [0, 128]
+    assert trajectory.planned_hit_tokens(64) == [0, 64, 64, 0]
+    assert replace(trajectory, turns=(Turn(100, 29), Turn(1, 1))).planned_hit_tokens(64) == [0, 128]
 
 
 @given(trajectory=recorded(), block=st.sampled_from([1, 16, 64]))
 @settings(deadline=None)
 def test_planned_hits_leave_a_token_to_compute(trajectory: Trajectory, block: int) -> None:
-    hits = planned_hit_tokens(trajectory, block)
+    hits = trajectory.planned_hit_tokens(block)
     for hit, prompt in zip(hits, trajectory.prompt_tokens(), strict=True):
         assert 0 <= hit < prompt
         assert hit % block == 0

@@ -39,10 +39,12 @@ class Constants:
     alpha_s: float = 3.0  # a node's disk queue is long beyond what its SNIC reads in this time
     beta_s: float = 5.0  # a PE is overloaded beyond what it computes in this time
     quota_s: float = 0.3  # attention time one forward batch may take
+    report_s: float = 0.0  # time between reports of the read queues; 0: they are always known
     z_factor: float = 1.05  # balance threshold of DE phase 2
     read_tokens_per_s: float = 0.0  # per SNIC, profiled beforehand
     prefill_tokens_per_s: float = 0.0  # per PE, profiled beforehand
     attention_ns_per_pair: float = 0.0  # attention time of a forward pass per (new token, attended token) pair
+    attention_ns_per_context: float = 0.0  # and per token of the context, cached or new, whatever is new
 
     @property
     def alpha_tokens(self) -> int:
@@ -68,6 +70,7 @@ class Cluster:
     block_tokens: int = 64
     read_in_flight: int = 4  # storage reads one engine keeps outstanding
     prefill_in_flight: int = 1  # batches a PE is given before it has computed them; 2 loads one behind another
+    pass_engines: int = 1  # PEs whose forward passes run together
 
     def __post_init__(self) -> None:
         counts = (
@@ -78,10 +81,23 @@ class Cluster:
             ("block_tokens", self.block_tokens, 4096),
             ("[storage] read_in_flight", self.read_in_flight, 64),
             ("[scheduler] prefill_in_flight", self.prefill_in_flight, 64),
+            ("[prefill] pass_engines", self.pass_engines, self.num_prefill),
         )
         for key, value, most in counts:
             if not 1 <= value <= most:
                 raise ClusterError(f"{key} = {value} is outside 1..{most}")
+        for key, rate in (("[links] snic", self.snic_bytes_per_s), ("[links] cnic", self.cnic_bytes_per_s)):
+            if rate is not None and not rate > 0:
+                raise ClusterError(f"{key} = {rate} bytes per second must be above 0, or native for no limit")
+        if self.pass_engines > 1 and self.prefill_in_flight > 1:
+            raise ClusterError(
+                f"[scheduler] prefill_in_flight = {self.prefill_in_flight} with [prefill] pass_engines = "
+                f"{self.pass_engines}: engines whose passes run together are given one at a time; use 1"
+            )
+        if self.num_prefill % self.pass_engines:
+            raise ClusterError(
+                f"[prefill] pass_engines = {self.pass_engines} does not divide the {self.num_prefill} prefill engines"
+            )
 
     @property
     def num_nodes(self) -> int:

@@ -72,4 +72,11 @@ class TurnEnded:
     output_hash: int | None  # over the greedy token ids
 
 
-Event = TurnDue | ReadDone | PrefillComputed | PrefillSent | BufferFreed | TurnEnded
+@dataclass(frozen=True, slots=True)
+class QueuesReported:
+    """Every node has reported its read queue (only where Constants.report_s is above 0)."""
+
+    t_ns: int
+
+
+Event = QueuesReported | TurnDue | ReadDone | PrefillComputed | PrefillSent | BufferFreed | TurnEnded

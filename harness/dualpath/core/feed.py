@@ -1,8 +1,7 @@
 """Which turn is due when.
 
-Offline: all trajectories start together. Online and recorded: each has an arrival time. In all three, a turn is due
-when the turn before it ended, plus its gap times a gap scale; a sub-agent starts when its parent's turn has
-ended, and the parent's next turn waits for its sub-agents.
+Offline: all trajectories start together. Online and recorded: each has an arrival time. What follows is in agents.py;
+here trajectories come in, and numbers become values.
 
 Trajectories are taken when they arrive and dropped when they have ended: memory follows the agents that run, not the
 length of the trace.
@@ -10,11 +9,23 @@ length of the trace.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from dualpath.core.agents import (
+    NUM_FREE,
+    NUM_GONE,
+    NUM_LIVE,
+    Agents,
+    arrive,
+    grow_agents,
+    new_agents,
+    turn_ended,
+)
+from dualpath.core.heap import put, take
+from dualpath.core.queues import NONE
 from dualpath.core.trajectory import Trajectory
+from dualpath.core.turn_table import TurnTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,103 +46,96 @@ class DueTurn:
     turn: int
 
 
-@dataclass(slots=True)
-class _Agent:
-    """A trajectory that has arrived and not ended."""
-
-    trajectory: Trajectory
-    parent: int | None
-    sub_agents: dict[int, list[int]] = field(default_factory=dict)  # turn -> sub-agents that its end starts
-    num_running: int = 0  # sub-agents it waits for
-    waiting_turn: int = 0  # the turn that started them
-    latest_end_ns: int = 0  # of that turn and its sub-agents so far: ends may be told out of order
-
-
 class Feed:
     """Releases due turns; is told when turns end.
 
-    starts: in order of arrival; the next one is taken only when it is due.
+    starts: in order of arrival; the next one is taken only when it is due, or when somebody asks for it.
     gap_scale: factor on every recorded gap; 0 is the paper's replay.
     """
 
-    def __init__(self, starts: Iterable[Start], gap_scale: float = 0.0) -> None:
+    def __init__(self, starts: Iterable[Start], gap_scale: float = 0.0, block_tokens: int = 64) -> None:
         self._starts = iter(starts)
         self._next_start = next(self._starts, None)
-        self._gap_scale = gap_scale
-        self._agents: dict[int, _Agent] = {}
         self._num_arrived = 0
-        self._due: list[DueTurn] = []
+        self._live: dict[int, tuple[int, Trajectory]] = {}  # number -> slot, trajectory
+        self.agents: Agents = new_agents(gap_scale)
+        self.turns = TurnTable(block_tokens)
 
     @property
     def finished(self) -> bool:
-        return not self._agents and self._next_start is None
+        return not self.num_live and self._next_start is None
 
     @property
     def num_live(self) -> int:
         """Trajectories that have arrived and not ended."""
-        return len(self._agents)
+        return int(self.agents.counts[NUM_LIVE])
+
+    @property
+    def next_arrival_ns(self) -> int | None:
+        """Of the first trajectory that has not been taken."""
+        return None if self._next_start is None else self._next_start.arrival_ns
 
     @property
     def next_due_ns(self) -> int | None:
         """Time of the next turn that is already known to fall due, if any."""
-        times_ns = [due.due_ns for due in self._due[:1]]
+        times_ns = [int(self.agents.due.rows[0].a)] if self.agents.due.size[0] else []
         if self._next_start is not None:
             times_ns.append(self._next_start.arrival_ns)
         return min(times_ns, default=None)
 
     def trajectory(self, number: int) -> Trajectory:
         """The trajectory that a DueTurn names; known until its last turn has ended."""
-        return self._agents[number].trajectory
+        return self._live[number][1]
 
     def due(self, now_ns: int) -> list[DueTurn]:
         """Take the turns due by now, oldest first."""
         while self._next_start is not None and self._next_start.arrival_ns <= now_ns:
-            self._arrive(self._next_start)
+            self.take_next()
         turns: list[DueTurn] = []
-        while self._due and self._due[0].due_ns <= now_ns:
-            turns.append(heapq.heappop(self._due))
+        heap = self.agents.due
+        while heap.size[0] and heap.rows[0].a <= now_ns:
+            due_ns, number, turn, _ = take(heap)
+            turns.append(DueTurn(due_ns, number, turn))
         return turns
 
     def ended(self, trajectory: int, turn: int, end_ns: int) -> None:
         """Note that a turn generated its last token at end_ns; its successors become known."""
-        agent = self._agents[trajectory]
-        sub_agents = agent.sub_agents.pop(turn, [])
-        if not sub_agents:
-            self._go_on(trajectory, turn, end_ns)
-            return
-        agent.num_running, agent.waiting_turn, agent.latest_end_ns = len(sub_agents), turn, end_ns
-        for number in sub_agents:
-            self._push(number, 0, end_ns)
+        turn_ended(self.agents, self.turns.rows, self._live[trajectory][0], turn, end_ns)
+        self.forget()
 
-    def _arrive(self, start: Start) -> None:
-        numbers: dict[str, int] = {}
-        for trajectory in start.family:
-            number = numbers[trajectory.id] = self._num_arrived
-            self._num_arrived += 1
-            parent = None if trajectory.parent is None else numbers[trajectory.parent]
-            self._agents[number] = _Agent(trajectory, parent)
-            if parent is None:
-                heapq.heappush(self._due, DueTurn(start.arrival_ns, number, 0))
-            else:
-                self._agents[parent].sub_agents.setdefault(trajectory.parent_turn or 0, []).append(number)
-        self._next_start = next(self._starts, None)
+    def forget(self) -> None:
+        """Drop trajectories that have ended."""
+        counts = self.agents.counts
+        for number in self.agents.gone[: counts[NUM_GONE]].tolist():
+            del self._live[number]
+        counts[NUM_GONE] = 0
+
+    def take_next(self) -> None:
+        """Take the next trajectory, with its sub-agents: its first turn is due at its arrival."""
+        start, self._next_start = self._next_start, next(self._starts, None)
+        assert start is not None, "there is one: next_arrival_ns"
         assert self._next_start is None or self._next_start.arrival_ns >= start.arrival_ns, "starts come in order"
-
-    def _go_on(self, number: int, turn: int, end_ns: int) -> None:
-        """A turn and all it waited for have ended: the next turn, or the end of the trajectory."""
-        agent = self._agents[number]
-        if turn + 1 < len(agent.trajectory.turns):
-            self._push(number, turn + 1, end_ns)
-            return
-        del self._agents[number]
-        if agent.parent is None:
-            return
-        parent = self._agents[agent.parent]
-        parent.latest_end_ns = max(parent.latest_end_ns, end_ns)
-        parent.num_running -= 1
-        if not parent.num_running:
-            self._go_on(agent.parent, parent.waiting_turn, parent.latest_end_ns)
-
-    def _push(self, number: int, turn: int, end_ns: int) -> None:
-        gap_ns = int(self._agents[number].trajectory.turns[turn].gap_ns * self._gap_scale)
-        heapq.heappush(self._due, DueTurn(end_ns + gap_ns, number, turn))
+        self.forget()
+        while self.agents.counts[NUM_FREE] < len(start.family):
+            grow_agents(self.agents, 2 * len(self.agents.slots))
+        moved = self.turns.compact(trajectory for _, trajectory in self._live.values())
+        if moved is not None:
+            for slot, _ in self._live.values():
+                self.agents.slots[slot].first_turn = moved[int(self.agents.slots[slot].first_turn)]
+        slots: dict[str, int] = {}
+        for trajectory in start.family:
+            number = self._num_arrived
+            self._num_arrived += 1
+            parent = NONE if trajectory.parent is None else slots[trajectory.parent]
+            slot = arrive(
+                self.agents,
+                number,
+                self.turns.place(trajectory),
+                len(trajectory.turns),
+                parent,
+                trajectory.parent_turn or 0,
+            )
+            slots[trajectory.id] = slot
+            self._live[number] = slot, trajectory
+            if parent == NONE:
+                put(self.agents.due, start.arrival_ns, number, 0, slot)

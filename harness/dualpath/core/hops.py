@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 from dualpath.core.arms import Arm
 from dualpath.core.cluster import Cluster, Role
 from dualpath.core.commands import Command, Decode, Prefill, Read
+from dualpath.core.compiled import compiled
 from dualpath.core.flight import Flight
 
 Resource = Literal["snic", "cnic", "dram"]
@@ -86,6 +87,9 @@ HOPS: dict[Stage, tuple[Hop, ...]] = {
 }
 
 
+STAGES: tuple[Stage, ...] = tuple(HOPS)  # their numbers, for compiled code
+
+
 class Charge(NamedTuple):
     """Where bytes are counted. `engine` is None for what a node's engines share (snic, dram)."""
 
@@ -117,10 +121,31 @@ class StageTokens(NamedTuple):
     tokens: int
 
 
+@compiled
+def batch_tokens(
+    hit_tokens: int, prefill_side_tokens: int, cached_tokens: int, new_tokens: int
+) -> tuple[int, int, int, int, int]:
+    """Tokens whose KV one request's share of a forward batch moves: loaded from the PE buffer; hit KV loaded from the
+    DE buffer; KV of earlier chunks, which has left the PE and comes back from there; new KV sent; hit KV of the
+    prefill route sent (once, with the first chunk)."""
+    forward = prefill_side_tokens if cached_tokens == hit_tokens else 0
+    return prefill_side_tokens, hit_tokens - prefill_side_tokens, cached_tokens - hit_tokens, new_tokens, forward
+
+
+@compiled
+def stored_tokens(prompt_tokens: int, generate_tokens: int, hit_tokens: int, block_tokens: int) -> tuple[int, int]:
+    """Tokens whose KV a turn leaves in storage: in new full blocks of the prompt, and in full blocks that decode
+    fills. The last token is never fed back, so it has no KV."""
+    prompt_full = prompt_tokens // block_tokens * block_tokens
+    full = (prompt_tokens + generate_tokens - 1) // block_tokens * block_tokens
+    return max(0, prompt_full - hit_tokens), full - max(prompt_full, hit_tokens)
+
+
 def command_stages(cluster: Cluster, command: Command, flight: Flight) -> list[StageTokens]:
     """Stages a command implies for one request. `flight`: its state at the time of the command."""
     block_tokens = cluster.block_tokens
-    hit_tokens = flight.request.hit_blocks * block_tokens
+    request = flight.request
+    hit_tokens, prompt_tokens = request.hit_blocks * block_tokens, request.prompt_tokens
     prefill_tokens = flight.prefill_blocks * block_tokens
     match command:
         case Read(side=side, num_blocks=num_blocks):
@@ -128,28 +153,25 @@ def command_stages(cluster: Cluster, command: Command, flight: Flight) -> list[S
                 StageTokens("read-prefill" if side == "prefill" else "read-decode", side, num_blocks * block_tokens)
             ]
         case Prefill(chunks=chunks):
-            (chunk,) = (chunk for chunk in chunks if chunk.request == flight.request.id)
-            stages = [
-                StageTokens("load-prefill", "prefill", prefill_tokens),
-                StageTokens("load-decode", "decode", hit_tokens - prefill_tokens),
-                # an earlier chunk's KV has left the PE and comes back from the DE buffer
-                StageTokens("load-decode", "miss", chunk.cached_tokens - hit_tokens),
-                StageTokens("forward", "miss", chunk.new_tokens),
+            (chunk,) = (chunk for chunk in chunks if chunk.request == request.id)
+            prefill, decode, again, new, forward = batch_tokens(
+                hit_tokens, prefill_tokens, chunk.cached_tokens, chunk.new_tokens
+            )
+            return [
+                StageTokens("load-prefill", "prefill", prefill),
+                StageTokens("load-decode", "decode", decode),
+                StageTokens("load-decode", "miss", again),
+                StageTokens("forward", "miss", new),
+                StageTokens("forward", "prefill", forward),
             ]
-            if chunk.cached_tokens == hit_tokens:
-                stages.append(StageTokens("forward", "prefill", prefill_tokens))
-            return stages
         case Decode():
-            prompt_tokens = flight.request.prompt_tokens
-            kv_tokens = prompt_tokens + flight.request.generate_tokens - 1  # the last token is never fed back
-            full_tokens = kv_tokens // block_tokens * block_tokens
-            prompt_full_tokens = prompt_tokens // block_tokens * block_tokens
+            prompt_stored, filled = stored_tokens(prompt_tokens, request.generate_tokens, hit_tokens, block_tokens)
             return [
                 StageTokens("start", "prefill", prefill_tokens),
                 StageTokens("start", "decode", hit_tokens - prefill_tokens),
                 StageTokens("start", "miss", prompt_tokens - hit_tokens),
-                StageTokens("stage-out", "persist", full_tokens - prompt_full_tokens),
-                StageTokens("store", "persist", full_tokens - hit_tokens),
+                StageTokens("stage-out", "persist", filled),
+                StageTokens("store", "persist", prompt_stored + filled),
             ]
         case _:
             return []

@@ -23,6 +23,7 @@ class ModelShape:
     latent_dim: int = 0  # mla only: cached latent
     rope_dim: int = 0  # mla only: cached rotary key
     kv_element_bytes: int = 4
+    stated_kv_layer_bytes: int = 0  # where a cache's layout is more than its elements; such models are simulated only
 
     @property
     def kv_elements(self) -> int:
@@ -34,7 +35,7 @@ class ModelShape:
     @property
     def kv_layer_bytes(self) -> int:
         """Bytes of one token's KV in one layer."""
-        return self.kv_elements * self.kv_element_bytes
+        return self.stated_kv_layer_bytes or self.kv_elements * self.kv_element_bytes
 
     @property
     def kv_bytes(self) -> int:
@@ -71,6 +72,53 @@ MODELS = {
             vocab=128,
             latent_dim=24,
             rope_dim=8,
+        ),
+    )
+} | {
+    # The paper's models (its section 7.1 and A.2). DeepSeek caches FP8: 512 latent values with 16 bytes of scales, 64
+    # rotary values of two bytes, and the indexer's key with a scale of four bytes.
+    shape.name: shape
+    for shape in (
+        ModelShape(
+            "ds-660b",
+            "mla",
+            layers=61,
+            hidden=7168,
+            heads=128,
+            head_dim=128,
+            mlp=18432,
+            vocab=129280,
+            latent_dim=512,
+            rope_dim=64,
+            kv_element_bytes=1,
+            stated_kv_layer_bytes=512 + 16 + 128 + 128 + 4,
+        ),
+        ModelShape(
+            "ds-27b",
+            "mla",
+            layers=30,
+            hidden=2560,
+            heads=32,
+            head_dim=128,
+            mlp=12288,
+            vocab=129280,
+            latent_dim=512,
+            rope_dim=64,
+            kv_element_bytes=1,
+            stated_kv_layer_bytes=512 + 16 + 128 + 64 + 4,
+        ),
+        ModelShape(
+            "qwen2.5-32b",
+            "gqa",
+            layers=64,
+            hidden=5120,
+            heads=40,
+            head_dim=128,
+            mlp=27648,
+            vocab=152064,
+            kv_heads=8,
+            kv_element_bytes=2,
+            stated_kv_layer_bytes=2 * 8 * 128 * 2,
         ),
     )
 }

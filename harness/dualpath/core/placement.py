@@ -1,137 +1,173 @@
 """Which prefill and decode engine serve a request (paper 5.2, 5.3).
 
-Both placements have one method: `place(load)` assigns what can be assigned now and returns the requests that
-now have both engines, in order.
+Both placements place what can be placed now; requests that then have both engines go to `state.placed`, in order.
+
+The paper lets engine groups fetch periodically and does not give the period; here all groups fetch at every event
+that can change their choice, together, so that Algorithm 1 picks among the engines of all PE groups at once.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from dualpath.core.compiled import compiled
+from dualpath.core.queues import NONE, pop, push
+from dualpath.core.reports import read_queue
+from dualpath.core.state import DECODE, PREFILL, State
 
-from dualpath.core.cluster import Cluster
-from dualpath.core.flight import Flight, Load
 
-
-class RoundRobinPlacement:
+@compiled
+def place_round_robin(state: State) -> None:
     """Engines in turn, first come first served; a request waits at the head until its DE has HBM for it."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._queue: deque[Flight] = deque()
-        self._next_prefill = 0
-        self._next_decode = 0
-
-    def enqueue(self, flight: Flight) -> None:
-        self._queue.append(flight)
-
-    def place(self, load: Load) -> list[Flight]:
-        cluster = self._cluster
-        placed: list[Flight] = []
-        while self._queue:
-            flight = self._queue[0]
-            decode_engine = cluster.num_prefill + self._next_decode
-            if not load.hbm(decode_engine).fits(cluster.blocks(flight.total_tokens)):
-                break
-            load.take_prefill(flight, self._next_prefill)
-            load.take_decode(flight, decode_engine)
-            self._next_prefill = (self._next_prefill + 1) % cluster.num_prefill
-            self._next_decode = (self._next_decode + 1) % cluster.num_decode
-            placed.append(self._queue.popleft())
-        return placed
-
-
-class AdaptivePlacement:
-    """The paper's Algorithm 1 for PEs and its two phases for DEs.
-
-    The paper lets engine groups fetch periodically and does not give the period; here all groups fetch at every
-    event, together, so that Algorithm 1 picks among the engines of all PE groups at once.
-    """
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._prefill_queue: deque[Flight] = deque()  # global, FIFO
-        self._decode_queue: deque[Flight] = deque()  # global
-        self._group_queues: list[deque[Flight]] = [deque() for _ in range(cluster.decode.nodes)]
-        self._groups = [
-            [engine for engine in range(cluster.num_prefill, cluster.num_engines) if cluster.node_of(engine) == node]
-            for node in range(cluster.prefill.nodes, cluster.num_nodes)
-        ]
-        self._placed: list[Flight] = []
-
-    def enqueue(self, flight: Flight) -> None:
-        self._prefill_queue.append(flight)
-        self._decode_queue.append(flight)
-
-    def place(self, load: Load) -> list[Flight]:
-        self._place_prefill(load)
-        self._share_among_groups(load)
-        for group, queue in zip(self._groups, self._group_queues, strict=True):
-            self._place_in_group(load, group, queue)
-        placed, self._placed = self._placed, []
-        return placed
-
-    def _place_prefill(self, load: Load) -> None:
-        """Algorithm 1: the engine with the fewest tokens among those whose node has a short disk queue (C2),
-        else among the others that are not overloaded (C3), else wait."""
-        cluster, constants = self._cluster, self._cluster.constants
-        alpha_blocks = constants.alpha_tokens // cluster.block_tokens
-        while self._prefill_queue:
-            best, best_key = -1, (True, 0)
-            for engine in range(cluster.num_prefill):
-                if load.tokens[engine] > constants.beta_tokens:
-                    continue
-                long_queue = load.read_queue_blocks[cluster.node_of(engine)] > alpha_blocks
-                key = (long_queue, load.tokens[engine])
-                if best < 0 or key < best_key:
-                    best, best_key = engine, key
-            if best < 0:
-                return
-            flight = self._prefill_queue.popleft()
-            load.take_prefill(flight, best)
-            if flight.assigned:
-                self._placed.append(flight)
-
-    def _share_among_groups(self, load: Load) -> None:
-        """DE phase 1: each request joins the private queue of the group with the fewest tokens. A request that
-        waits in a private queue counts as its group's, or one event could send every request the same way."""
-        if not self._decode_queue:
+    rules, counts = state.rules[0], state.counts[0]
+    while state.arrivals[PREFILL].length:
+        flight = state.arrivals[PREFILL].head
+        decode_engine = rules.num_prefill + counts.next_decode
+        if not hbm_fits(state, decode_engine, state.flights[flight].total_blocks):
             return
-        sums = [
-            sum(load.tokens[engine] for engine in group) + sum(flight.total_tokens for flight in queue)
-            for group, queue in zip(self._groups, self._group_queues, strict=True)
-        ]
-        while self._decode_queue:
-            flight = self._decode_queue.popleft()
-            group = sums.index(min(sums))
-            sums[group] += flight.total_tokens
-            self._group_queues[group].append(flight)
+        pop(state.arrivals, PREFILL, state.after_prefill)
+        take_prefill(state, flight, counts.next_prefill)
+        take_decode(state, flight, decode_engine)
+        counts.next_prefill = (counts.next_prefill + 1) % rules.num_prefill
+        counts.next_decode = (counts.next_decode + 1) % (rules.num_engines - rules.num_prefill)
 
-    def _place_in_group(self, load: Load, group: list[int], queue: deque[Flight]) -> None:
-        """DE phase 2: fewest requests among engines that stay under the threshold Z, else fewest tokens."""
-        if not queue:
+
+@compiled
+def place_prefill(state: State) -> None:
+    """Algorithm 1: the engine with the fewest tokens among those whose node has a short disk queue (C2), else among
+    the others that are not overloaded (C3), else wait."""
+    while state.arrivals[PREFILL].length:
+        engine = _least_loaded(state)
+        if engine == NONE:
             return
-        cluster = self._cluster
-        free_blocks = sum(load.hbm(engine).free for engine in group)
-        prefix_tokens = 0
-        for flight in queue:
-            free_blocks -= cluster.blocks(flight.total_tokens)
-            if free_blocks < 0:
-                break
-            prefix_tokens += flight.total_tokens
-        held_tokens = sum(load.tokens[engine] for engine in group)
-        threshold = cluster.constants.z_factor * (prefix_tokens + held_tokens) / len(group)
-        while queue:
-            flight = queue[0]
-            need_blocks = cluster.blocks(flight.total_tokens)
-            fitting = [engine for engine in group if load.hbm(engine).fits(need_blocks)]
-            if not fitting:
-                return
-            low = [engine for engine in fitting if load.tokens[engine] + flight.total_tokens <= threshold]
-            if low:
-                chosen = min(low, key=lambda engine: (load.requests[engine], load.tokens[engine], engine))
-            else:
-                chosen = min(fitting, key=lambda engine: (load.tokens[engine], engine))
-            queue.popleft()
-            load.take_decode(flight, chosen)
-            if flight.assigned:
-                self._placed.append(flight)
+        flight = pop(state.arrivals, PREFILL, state.after_prefill)
+        take_prefill(state, flight, engine)
+
+
+@compiled
+def _least_loaded(state: State) -> int:
+    rules = state.rules[0]
+    best, best_is_long, best_tokens = NONE, False, 0
+    for engine in range(rules.num_prefill):
+        tokens = state.engines[engine].tokens
+        if tokens > rules.beta_tokens:
+            continue
+        is_long = read_queue(state, state.engines[engine].node) > rules.alpha_blocks
+        if best == NONE or (is_long, tokens) < (best_is_long, best_tokens):
+            best, best_is_long, best_tokens = engine, is_long, tokens
+    return best
+
+
+@compiled
+def share_among_groups(state: State) -> None:
+    """DE phase 1: each request joins the private queue of the group with the fewest tokens; the group then serves
+    its queue. A request that waits in a private queue counts as its group's, or requests that come together would
+    all be sent the same way."""
+    rules = state.rules[0]
+    while state.arrivals[DECODE].length:
+        flight = pop(state.arrivals, DECODE, state.after_decode)
+        best = rules.prefill_nodes
+        for node in range(rules.prefill_nodes + 1, rules.num_nodes):
+            if state.nodes[node].group_tokens < state.nodes[best].group_tokens:
+                best = node
+        state.nodes[best].group_tokens += state.flights[flight].total_tokens
+        push(state.group_queues, best, state.after_decode, flight)
+        place_in_group(state, best)
+
+
+@compiled
+def place_in_group(state: State, node: int) -> None:
+    """DE phase 2: fewest requests among engines that stay under the threshold Z, else fewest tokens."""
+    if not state.group_queues[node].length:
+        return
+    rules = state.rules[0]
+    first = rules.num_prefill + (node - rules.prefill_nodes) * rules.engines_per_decode_node
+    end = first + rules.engines_per_decode_node
+    threshold = _threshold(state, node, first, end)
+    while state.group_queues[node].length:
+        flight = state.group_queues[node].head
+        total_tokens, total_blocks = state.flights[flight].total_tokens, state.flights[flight].total_blocks
+        low, high = NONE, NONE
+        for engine in range(first, end):
+            if not hbm_fits(state, engine, total_blocks):
+                continue
+            if state.engines[engine].tokens + total_tokens <= threshold:
+                if low == NONE or _fewer_requests(state, engine, low):
+                    low = engine
+            elif high == NONE or state.engines[engine].tokens < state.engines[high].tokens:
+                high = engine
+        if low == NONE and high == NONE:
+            return
+        pop(state.group_queues, node, state.after_decode)
+        state.nodes[node].group_tokens -= total_tokens
+        take_decode(state, flight, low if low != NONE else high)
+
+
+@compiled
+def _threshold(state: State, node: int, first: int, end: int) -> float:
+    """Z: with the longest prefix of the private queue that fits in the group's free HBM, fragmentation aside."""
+    free_blocks, held_tokens = 0, 0
+    for engine in range(first, end):
+        free_blocks += state.engines[engine].hbm_blocks - state.engines[engine].hbm_used
+        held_tokens += state.engines[engine].tokens
+    prefix_tokens = 0
+    flight = state.group_queues[node].head
+    while flight != NONE:
+        free_blocks -= state.flights[flight].total_blocks
+        if free_blocks < 0:
+            break
+        prefix_tokens += state.flights[flight].total_tokens
+        flight = state.after_decode[flight]
+    return state.rules[0].z_factor * (prefix_tokens + held_tokens) / (end - first)
+
+
+@compiled
+def _fewer_requests(state: State, engine: int, than: int) -> bool:
+    """Ties, which the paper leaves open: fewest tokens, then the lower number."""
+    if state.engines[engine].requests != state.engines[than].requests:
+        return state.engines[engine].requests < state.engines[than].requests
+    return state.engines[engine].tokens < state.engines[than].tokens
+
+
+@compiled
+def hbm_fits(state: State, engine: int, blocks: int) -> bool:
+    return state.engines[engine].hbm_used + blocks <= state.engines[engine].hbm_blocks
+
+
+@compiled
+def take_prefill(state: State, flight: int, engine: int) -> None:
+    state.flights[flight].prefill_engine = engine
+    state.engines[engine].tokens += state.flights[flight].prompt_tokens
+    state.engines[engine].requests += 1
+    _note_placed(state, flight)
+
+
+@compiled
+def take_decode(state: State, flight: int, engine: int) -> None:
+    """Also reserves HBM, for prompt and output: the paper's phase 2 counts it from here on."""
+    state.flights[flight].decode_engine = engine
+    state.engines[engine].tokens += state.flights[flight].total_tokens
+    state.engines[engine].requests += 1
+    state.engines[engine].hbm_used += state.flights[flight].total_blocks
+    state.nodes[state.engines[engine].node].group_tokens += state.flights[flight].total_tokens
+    _note_placed(state, flight)
+
+
+@compiled
+def _note_placed(state: State, flight: int) -> None:
+    if state.flights[flight].prefill_engine != NONE and state.flights[flight].decode_engine != NONE:
+        push(state.placed, 0, state.after, flight)
+
+
+@compiled
+def leave_prefill(state: State, flight: int) -> None:
+    engine = state.flights[flight].prefill_engine
+    state.engines[engine].tokens -= state.flights[flight].prompt_tokens
+    state.engines[engine].requests -= 1
+
+
+@compiled
+def leave_decode(state: State, flight: int) -> None:
+    engine = state.flights[flight].decode_engine
+    state.engines[engine].tokens -= state.flights[flight].total_tokens
+    state.engines[engine].requests -= 1
+    state.engines[engine].hbm_used -= state.flights[flight].total_blocks
+    state.nodes[state.engines[engine].node].group_tokens -= state.flights[flight].total_tokens

@@ -8,21 +8,22 @@ second request goes to the second one, and the first would never read).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from dualpath.core.arms import ReadSide
+from dualpath.core.compiled import compiled
 
 
+@compiled
 def prefill_only(hit_blocks: int, prefill_queue: int, decode_queue: int, turn: int) -> int:
     """Single path: storage -> PE."""
     return hit_blocks
 
 
+@compiled
 def round_robin(hit_blocks: int, prefill_queue: int, decode_queue: int, turn: int) -> int:
     """Alternate sides, blind to queues: what the paper's balance figures compare with."""
     return hit_blocks if turn % 2 == 0 else 0
 
 
+@compiled
 def shorter_queue(hit_blocks: int, prefill_queue: int, decode_queue: int, turn: int) -> int:
     """The whole request on the side whose read queue is shorter. Ties, which the paper leaves open, go to the DE: its
     hit KV crosses compute NICs twice, that of the prefill route four times (`hops.py`: load-decode against load-prefill
@@ -30,15 +31,20 @@ def shorter_queue(hit_blocks: int, prefill_queue: int, decode_queue: int, turn: 
     return hit_blocks if prefill_queue < decode_queue else 0
 
 
+@compiled
 def split(hit_blocks: int, prefill_queue: int, decode_queue: int, turn: int) -> int:
     """Divide the request so that both sides finish together, given each queue and equal storage NICs:
     prefill_queue + x = decode_queue + (hit_blocks - x)."""
     return min(hit_blocks, max(0, (hit_blocks + decode_queue - prefill_queue + 1) // 2))
 
 
-READ_SIDES: dict[ReadSide, Callable[[int, int, int, int], int]] = {
-    "prefill-only": prefill_only,
-    "round-robin": round_robin,
-    "shorter-queue": shorter_queue,
-    "split": split,
-}
+@compiled
+def choose(read_side: int, hit_blocks: int, prefill_queue: int, decode_queue: int, turn: int) -> int:
+    """By number in `state.READ_SIDES`."""
+    if read_side == 0:
+        return prefill_only(hit_blocks, prefill_queue, decode_queue, turn)
+    if read_side == 1:
+        return round_robin(hit_blocks, prefill_queue, decode_queue, turn)
+    if read_side == 2:
+        return shorter_queue(hit_blocks, prefill_queue, decode_queue, turn)
+    return split(hit_blocks, prefill_queue, decode_queue, turn)

@@ -38,3 +38,16 @@ class Trajectory:
             prompts.append(kept + turn.append_tokens)
             context = prompts[-1] + turn.generate_tokens
         return prompts
+
+    def planned_hit_tokens(self, block_tokens: int) -> list[int]:
+        """Per turn, prompt tokens whose KV the trajectory's own previous turn left in storage: full blocks of the
+        kept context, without the last output token (it was never fed back, so it has no KV).
+
+        At least one prompt token is always left to compute, because append_tokens >= 1.
+        """
+        hits: list[int] = []
+        with_kv = 0
+        for turn, prompt in zip(self.turns, self.prompt_tokens(), strict=True):
+            hits.append(min(prompt - turn.append_tokens, with_kv) // block_tokens * block_tokens)
+            with_kv = prompt + turn.generate_tokens - 1
+        return hits

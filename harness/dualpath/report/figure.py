@@ -27,6 +27,14 @@ class Figure:
     def file_name(self) -> str:
         return f"{self.id}.png"
 
+    @property
+    def standalone_svg(self) -> str:
+        """For a file of its own, on paper."""
+        svg = self.svg
+        for ink, variable in INKS.items():
+            svg = svg.replace(f"var({variable})", ink)
+        return svg
+
     def save(self, folder: Path) -> None:
         (folder / self.file_name).write_bytes(self.png)
 

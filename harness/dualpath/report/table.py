@@ -13,12 +13,14 @@ NONE = "–"  # a value that does not exist
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns whose name ends in a pipe hold text (left), the others numbers (right). `note`: how to read it."""
+    """Columns whose name ends in a pipe hold text (left), the others numbers (right). `note`: how to read it.
+    `is_folded`: long, closed at first."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    is_folded: bool = False
 
     def is_text(self, column: int) -> bool:
         return self.columns[column].endswith("|")
@@ -27,10 +29,12 @@ class Table:
         return self.columns[column].removesuffix("|")
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> Table:
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "", *, is_folded: bool = False
+) -> Table:
     """Build a Table; every row must have a cell per column."""
     assert all(len(row) == len(columns) for row in rows), title
-    return Table(title, tuple(columns), tuple(tuple(row) for row in rows), note)
+    return Table(title, tuple(columns), tuple(tuple(row) for row in rows), note, is_folded)
 
 
 def number(value: float | None, scale: float = 1.0) -> str:

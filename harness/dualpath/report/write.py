@@ -12,7 +12,7 @@ import jinja2
 from dualpath.core.errors import RunError
 from dualpath.report import style
 from dualpath.report.cells import gather
-from dualpath.report.sections import caveats, headline, sections
+from dualpath.report.sections import Section, Tile, caveats, headline, sections
 from dualpath.results.checks import Check, write_checks
 from dualpath.results.run import Run, load_runs
 
@@ -37,13 +37,36 @@ def write_report_of(
         raise RunError("nothing to report on: no run directory was given")
     style.apply()
     evidence = gather(runs)
-    shown = sections(evidence, checks)
+    return write_page(
+        out_dir,
+        title=title,
+        tiles=headline(evidence, checks),
+        caveats=[*caveats(evidence), *notes],
+        sections=sections(evidence, checks),
+        counts=(len(evidence.runs), len(evidence.void)),
+        checks=checks,
+    )
+
+
+def write_page(
+    out_dir: str | Path,
+    *,
+    title: str,
+    tiles: Sequence[Tile],
+    caveats: Sequence[str],
+    sections: Sequence[Section],
+    counts: tuple[int, int],
+    checks: Sequence[Check],
+    computed_from: str = "the raw rows of the run directories listed under Provenance",
+) -> Path:
+    """Write a report whose sections are made already. counts: runs it is of, and how many of them are void."""
     content: dict[str, object] = {
         "title": title,
-        "tiles": headline(evidence, checks),
-        "caveats": [*caveats(evidence), *notes],
-        "sections": shown,
-        "counts": (len(evidence.runs), len(evidence.void)),
+        "tiles": tiles,
+        "caveats": caveats,
+        "sections": sections,
+        "counts": counts,
+        "computed_from": computed_from,
     }
     out_dir = Path(out_dir)
     figures = out_dir / "figures"
@@ -51,7 +74,7 @@ def write_report_of(
         figures.mkdir(parents=True, exist_ok=True)
         for name in _figures_of(out_dir / "report.md"):
             (figures / name).unlink(missing_ok=True)
-        for section in shown:
+        for section in sections:
             for figure in section.figures:
                 figure.save(figures)
         page = out_dir / "index.html"

@@ -146,14 +146,22 @@ TTFT_PARTS = ("release", "schedule", "allocate", "read", "prefill")
 
 def per_turn(run: Run) -> pl.LazyFrame:
     """trajectory, turn and every turn metric, in ns."""
+    return _per_turn(run.turns)
+
+
+def _per_turn(turns: pl.LazyFrame) -> pl.LazyFrame:
     metrics = [metric.expr for metric in _ALL if metric.over == "turn"]
-    return run.turns.select("trajectory", "turn", *metrics)
+    return turns.select("trajectory", "turn", *metrics)
 
 
 def per_trajectory(run: Run) -> pl.LazyFrame:
     """trajectory, first due_ns, end_ns (infinite if unfinished), trajectory_jct in ns; sorted by trajectory."""
+    return _per_trajectory(run.turns)
+
+
+def _per_trajectory(turns: pl.LazyFrame) -> pl.LazyFrame:
     return (
-        run.turns.group_by("trajectory")
+        turns.group_by("trajectory")
         .agg(
             pl.col("due_ns").min(),
             _FINISHED_NS.cast(pl.Float64).alias("end_ns"),
@@ -169,9 +177,14 @@ def summary(run: Run) -> dict[str, float | None]:
     None: no turn has the value (TTST where every turn generates one token). Percentiles are order statistics
     (nearest rank), never interpolated, so that an infinite latency stays infinite.
     """
-    whole = run.turns.select(metric.expr for metric in _ALL if metric.over == "run").collect()
-    spread = _spread(per_turn(run), [metric.tag for metric in _ALL if metric.over == "turn"])
-    trajectories = _spread(per_trajectory(run), ["trajectory_jct"])
+    return summary_of(run.turns)
+
+
+def summary_of(turns: pl.LazyFrame) -> dict[str, float | None]:
+    """The same of a table `turns` that is in no run directory."""
+    whole = turns.select(metric.expr for metric in _ALL if metric.over == "run").collect()
+    spread = _spread(_per_turn(turns), [metric.tag for metric in _ALL if metric.over == "turn"])
+    trajectories = _spread(_per_trajectory(turns), ["trajectory_jct"])
     return {**whole.row(0, named=True), **spread, **trajectories}
 
 

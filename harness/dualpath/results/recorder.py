@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
 from dualpath.core.arms import Arm
@@ -18,16 +19,15 @@ from dualpath.core.hops import BytePrediction
 from dualpath.core.trajectory import Trajectory
 from dualpath.results.table_writer import TableWriter
 from dualpath.results.tables import TABLES
-from dualpath.trace.tokens import planned_hit_tokens
 
 _Row = dict[str, Any]
 
 
 class Recorder:
-    """A `core.loop.Recorder`. Knows nothing of who executes: engine, simulator and null engine write the same.
+    """A `core.loop.Recorder`. Knows nothing of who executes: engine and null engine write the same.
 
-    trajectory: of a number that the feed gave, while it runs. flights: the scheduler's. encode: an event or command as
-    JSON text. progress: called with the number of ended turns.
+    trajectory: of a number that the feed gave, while it runs. flights: the scheduler's. progress: called with the
+    number of ended turns.
     """
 
     def __init__(
@@ -37,7 +37,6 @@ class Recorder:
         arm: Arm,
         prediction: BytePrediction,
         flights: dict[int, Flight],
-        encode: Callable[[object], str],
         progress: Callable[[int], None],
     ) -> None:
         self._directory = directory
@@ -45,7 +44,6 @@ class Recorder:
         self._arm = arm
         self._prediction = prediction
         self._flights = flights
-        self._encode = encode
         self._progress = progress
         self._planned_hits: dict[int, list[int]] = {}  # by number of a trajectory under way
         self._under_way: dict[int, _Row] = {}  # rows of `turns`, by request
@@ -63,15 +61,7 @@ class Recorder:
         for command in commands:
             self._note_command(command, at_ns)
         self._prediction.add(commands, self._flights)
-        self._decisions.append(
-            {
-                "index": self._num_decisions,
-                "t_ns": event.t_ns,
-                "cost_ns": cost_ns,
-                "event": self._encode(event),
-                "commands": "[" + ",".join(self._encode(command) for command in commands) + "]",
-            }
-        )
+        self._decisions.append(decision_row(self._num_decisions, event, commands, cost_ns))
         self._num_decisions += 1
 
     def close(self, links: Sequence[_Row], blocks: Sequence[_Row]) -> None:
@@ -80,12 +70,8 @@ class Recorder:
             self._turns.append(row)
         self._turns.close()
         self._decisions.close()
-        predicted = [
-            {**charge._asdict(), "bytes": num_bytes}
-            for charge, num_bytes in sorted(self._prediction.bytes.items(), key=str)
-        ]
         self._write("links", TABLES["links"], links)
-        self._write("predicted", pa.schema([TABLES["links"].field(name) for name in _PREDICTED]), predicted)
+        write_predicted(self._directory, self._prediction)
         if blocks:
             self._write("blocks", TABLES["blocks"], blocks)
 
@@ -156,7 +142,7 @@ class Recorder:
         request = event.request
         trajectory = self._trajectory(request.trajectory)
         if request.turn == 0:
-            self._planned_hits[request.trajectory] = planned_hit_tokens(trajectory, self._prediction.block_tokens)
+            self._planned_hits[request.trajectory] = trajectory.planned_hit_tokens(self._prediction.block_tokens)
         planned_hits = self._planned_hits[request.trajectory]
         if request.turn + 1 == len(planned_hits):
             del self._planned_hits[request.trajectory]
@@ -179,6 +165,31 @@ class Recorder:
             error="the run ended before this turn did",
         )
         return row
+
+
+def write_predicted(directory: Path, prediction: BytePrediction) -> None:
+    """The table `predicted`: bytes that the hop table says the scheduler's commands cost. Raises RunError."""
+    table = TableWriter(
+        directory / "predicted.parquet", pa.schema([TABLES["links"].field(name) for name in _PREDICTED])
+    )
+    for charge, num_bytes in sorted(prediction.bytes.items(), key=str):
+        table.append({**charge._asdict(), "bytes": num_bytes})
+    table.close()
+
+
+def decision_row(index: int, event: Event, commands: Sequence[Command], cost_ns: int | None) -> _Row:
+    return {
+        "index": index,
+        "t_ns": event.t_ns,
+        "cost_ns": cost_ns,
+        "event": _encode(event),
+        "commands": "[" + ",".join(_encode(command) for command in commands) + "]",
+    }
+
+
+def _encode(value: object) -> str:
+    """An event or command as JSON: [type, fields]."""
+    return msgspec.json.encode([type(value).__name__, value]).decode()
 
 
 _PREDICTED = ("resource", "node", "engine", "direction", "route", "bytes")

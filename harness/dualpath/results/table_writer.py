@@ -28,6 +28,12 @@ class TableWriter:
         if len(self._rows) == _GROUP_ROWS:
             self._flush()
 
+    def append_table(self, table: pa.Table) -> None:
+        """A row group of its own. Raises RunError."""
+        if self._rows:
+            self._flush()
+        self._write(table)
+
     def close(self) -> None:
         """Write what is left; a table without rows is a file, too. Raises RunError."""
         parquet = self._flush()
@@ -37,13 +43,17 @@ class TableWriter:
             raise self._error(error) from None
 
     def _flush(self) -> pq.ParquetWriter:
+        parquet = self._write(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows = []
+        return parquet
+
+    def _write(self, table: pa.Table) -> pq.ParquetWriter:
         try:
             if self._parquet is None:
                 self._parquet = pq.ParquetWriter(self._path, self._schema, compression="zstd")
-            self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._parquet.write_table(table)
         except OSError as error:
             raise self._error(error) from None
-        self._rows = []
         return self._parquet
 
     def _error(self, error: OSError) -> RunError:

@@ -82,4 +82,18 @@ BLOCKS = _schema(
     }
 )
 
-TABLES = {"turns": TURNS, "links": LINKS, "decisions": DECISIONS, "blocks": BLOCKS}
+PASSES = _schema(
+    {
+        "group": pa.int32(),  # of PEs whose forward passes run together
+        "start_ns": pa.int64(),
+        "end_ns": pa.int64(),
+        "busy_engines": pa.int32(),  # PEs that had something to compute
+        "requests": pa.int32(),
+        "new_tokens": pa.int32(),
+        "context_tokens": pa.int64(),  # cached and new
+        "attention_max_ns": pa.float64(),  # of the PE with most attention time
+        "attention_mean_ns": pa.float64(),  # over all PEs of the group
+    }
+)
+
+TABLES = {"turns": TURNS, "links": LINKS, "decisions": DECISIONS, "blocks": BLOCKS, "passes": PASSES}

@@ -11,7 +11,7 @@ from itertools import islice
 from dualpath.core.errors import TraceError
 from dualpath.core.trajectory import Trajectory, Turn
 from dualpath.trace.reader import TraceFile
-from dualpath.trace.shrink import shrink
+from dualpath.trace.shrink import lengthen, shrink
 
 
 def families(trajectories: Iterable[Trajectory]) -> Iterator[list[Trajectory]]:
@@ -33,6 +33,8 @@ def select(
     *,
     scale: Fraction = Fraction(1),
     max_len: int | None = None,
+    append_factor: Fraction = Fraction(1),
+    generate_factor: Fraction = Fraction(1),
     synthetic_round_tokens: int = 64,
 ) -> Iterator[list[Trajectory]]:
     """The families of `agents` agents (None: as many as the file has), shrunk, in file order, read as they are asked
@@ -48,7 +50,8 @@ def select(
         raise TraceError(f"synthetic_round_tokens is {synthetic_round_tokens}; it must be at least 1")
 
     def fitting() -> Iterator[list[Trajectory]]:
-        shrunk = (_shrunk(family, scale, max_len) for family in families(trace))
+        longer = ([lengthen(each, append_factor, generate_factor) for each in family] for family in families(trace))
+        shrunk = (_shrunk(family, scale, max_len) for family in longer)
         return (family for family in shrunk if family)
 
     chosen = 0
@@ -100,22 +103,30 @@ def _copies(
             "fewer agents"
         )
     copies: dict[str, int] = {}
+    models: dict[str, list[Trajectory]] = {}  # a family as its copies are, but for their ids: they share their turns
     for _ in range(agents - len(originals)):
         family = rng.choice(copyable)
         root = family[0].id
         copies[root] = copies.get(root, 0) + 1
         while any(f"{member.id}#{copies[root]}" in taken for member in family):
             copies[root] += 1
-        yield _shrunk(_copied(family, copies[root], synthetic_round_tokens), Fraction(1), max_len)
+        if root not in models:
+            models[root] = _shrunk(_cold(family, synthetic_round_tokens), Fraction(1), max_len)
+        yield [_numbered(member, copies[root]) for member in models[root]]
+
+
+def _numbered(member: Trajectory, number: int) -> Trajectory:
+    parent = None if member.parent is None else f"{member.parent}#{number}"
+    return replace(member, id=f"{member.id}#{number}", parent=parent)
 
 
 def _first_turn_tokens(trajectory: Trajectory) -> int:
     return trajectory.turns[0].append_tokens + trajectory.turns[0].generate_tokens
 
 
-def _copied(family: list[Trajectory], number: int, synthetic_round_tokens: int) -> list[Trajectory]:
-    """A cold copy. Block hashes go: they name the original's blocks, which the copy must not share."""
-    copies: list[Trajectory] = []
+def _cold(family: list[Trajectory], synthetic_round_tokens: int) -> list[Trajectory]:
+    """Block hashes go: they name the original's blocks, which a copy must not share."""
+    cold: list[Trajectory] = []
     root = family[0].id
     for member in family:
         turns = [replace(turn, block_hashes=None, arrival_ns=None) for turn in member.turns]
@@ -125,15 +136,8 @@ def _copied(family: list[Trajectory], number: int, synthetic_round_tokens: int) 
         parent_turn = member.parent_turn
         if parent_turn is not None and member.parent == root:
             parent_turn += 1
-        copies.append(
-            Trajectory(
-                id=f"{member.id}#{number}",
-                turns=tuple(turns),
-                parent=None if member.parent is None else f"{member.parent}#{number}",
-                parent_turn=parent_turn,
-            )
-        )
-    return copies
+        cold.append(Trajectory(member.id, tuple(turns), member.parent, parent_turn))
+    return cold
 
 
 def _after_synthetic_round(turns: list[Turn], synthetic_round_tokens: int) -> list[Turn]:

@@ -24,6 +24,30 @@ def shrink(trajectory: Trajectory, *, scale: Fraction, max_len: int | None) -> T
     return trajectory if max_len is None else _cut(trajectory, max_len)
 
 
+def lengthen(trajectory: Trajectory, append_factor: Fraction, generate_factor: Fraction) -> Trajectory:
+    """Every round's append, the first prompt among them, and every output, multiplied: the paper's length scaling
+    (its section 7.4), to be cut afterwards. Raises TraceError where contexts are cut back or hashed: what such a
+    trajectory would keep is not defined."""
+    if append_factor == generate_factor == 1:
+        return trajectory
+    if min(append_factor, generate_factor) <= 0:
+        raise TraceError(f"append and generate factors are {append_factor} and {generate_factor}; both must be above 0")
+    if trajectory.hash_block_tokens is not None or any(turn.keep_tokens is not None for turn in trajectory.turns):
+        raise TraceError(
+            f"trajectory {trajectory.id!r} has block hashes or cuts its context back, so its appends and outputs "
+            "cannot be multiplied; use a trace whose contexts only grow"
+        )
+    turns = (
+        replace(
+            turn,
+            append_tokens=max(1, round(turn.append_tokens * append_factor)),
+            generate_tokens=max(1, round(turn.generate_tokens * generate_factor)),
+        )
+        for turn in trajectory.turns
+    )
+    return replace(trajectory, turns=tuple(turns))
+
+
 def _scaled(trajectory: Trajectory, scale: Fraction) -> Trajectory:
     """Rounds positions in the context, not counts, so that errors do not add up over a long trajectory."""
     turns: list[Turn] = []

@@ -9,7 +9,7 @@ from typing import Literal
 
 from dualpath.core.errors import TraceError
 from dualpath.core.feed import Start
-from dualpath.core.trajectory import Trajectory
+from dualpath.core.trajectory import Trajectory, Turn
 
 FeedMode = Literal["offline", "online", "recorded"]
 
@@ -66,16 +66,31 @@ class Workload:
     @classmethod
     def of(cls, starts: Iterable[Start]) -> Workload:
         found = cls()
+        known: dict[int, tuple[Workload, tuple[Turn, ...]]] = {}  # by id of the turns, which copies share
         for start in starts:
             found.roots += 1
             for trajectory in start.family:
-                found._add(trajectory)
+                if id(trajectory.turns) not in known:
+                    known[id(trajectory.turns)] = cls._of_one(trajectory), trajectory.turns
+                found._add(known[id(trajectory.turns)][0])
         return found
 
-    def _add(self, trajectory: Trajectory) -> None:
-        self.trajectories += 1
-        self.turns += len(trajectory.turns)
-        for turn, prompt_tokens in zip(trajectory.turns, trajectory.prompt_tokens(), strict=True):
-            self.new_tokens += turn.append_tokens + turn.generate_tokens
-            self.largest_prompt_tokens = max(self.largest_prompt_tokens, prompt_tokens)
-            self.largest_total_tokens = max(self.largest_total_tokens, prompt_tokens + turn.generate_tokens)
+    @classmethod
+    def _of_one(cls, trajectory: Trajectory) -> Workload:
+        prompts = trajectory.prompt_tokens()
+        return cls(
+            trajectories=1,
+            turns=len(trajectory.turns),
+            new_tokens=sum(turn.append_tokens + turn.generate_tokens for turn in trajectory.turns),
+            largest_prompt_tokens=max(prompts),
+            largest_total_tokens=max(
+                prompt + turn.generate_tokens for turn, prompt in zip(trajectory.turns, prompts, strict=True)
+            ),
+        )
+
+    def _add(self, other: Workload) -> None:
+        self.trajectories += other.trajectories
+        self.turns += other.turns
+        self.new_tokens += other.new_tokens
+        self.largest_prompt_tokens = max(self.largest_prompt_tokens, other.largest_prompt_tokens)
+        self.largest_total_tokens = max(self.largest_total_tokens, other.largest_total_tokens)

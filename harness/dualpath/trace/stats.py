@@ -14,7 +14,6 @@ from dualpath.trace.hits import PrefixTrie
 from dualpath.trace.population import Columns
 from dualpath.trace.reader import TraceFile
 from dualpath.trace.select import families
-from dualpath.trace.tokens import planned_hit_tokens
 
 BLOCK_TOKENS = 64
 
@@ -136,7 +135,7 @@ class _Counted:
         self._means["append"] += sum(appends) / turns
         self._means["generate"] += sum(generates) / turns
         self._means["context"] += sum(prompts) / turns
-        self._planned_hits += sum(planned_hit_tokens(trajectory, BLOCK_TOKENS))
+        self._planned_hits += sum(trajectory.planned_hit_tokens(BLOCK_TOKENS))
         self._prompt_tokens += sum(prompts)
 
     def _add_hashes(self, trajectory: Trajectory, block: int, shared: PrefixTrie) -> None:

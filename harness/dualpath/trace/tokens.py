@@ -78,7 +78,7 @@ class TokenStream:
         """Chained keys of the full blocks of prompt + output, KEY_BYTES each.
 
         Key i stands for all tokens of blocks 0 to i. The last output token has no KV, so a block that ends
-        with it cannot be stored by this turn: `planned_hit_tokens` counts that way.
+        with it cannot be stored by this turn: `Trajectory.planned_hit_tokens` counts that way.
         """
         if block_tokens != self._block_tokens:
             self._block_tokens = block_tokens
@@ -125,20 +125,6 @@ def block_key(parent: bytes, ids: TokenIds) -> bytes:
     digest = hashlib.blake2b(parent, digest_size=KEY_BYTES)
     digest.update(ids.astype("<i4", copy=False).tobytes())
     return digest.digest()
-
-
-def planned_hit_tokens(trajectory: Trajectory, block_tokens: int = 64) -> list[int]:
-    """Per turn, prompt tokens whose KV the trajectory's own previous turn left in storage: full blocks of the
-    kept context, without the last output token (it was never fed back, so it has no KV).
-
-    At least one prompt token is always left to compute, because append_tokens >= 1.
-    """
-    hits: list[int] = []
-    with_kv = 0
-    for turn, prompt, kept in zip(trajectory.turns, trajectory.prompt_tokens(), _kept_tokens(trajectory), strict=True):
-        hits.append(min(kept, with_kv) // block_tokens * block_tokens)
-        with_kv = prompt + turn.generate_tokens - 1
-    return hits
 
 
 def _kept_tokens(trajectory: Trajectory) -> list[int]:

@@ -1,0 +1,51 @@
+"""Compiled code is compiled, or loaded, before a run's clock starts: its first turns are not to wait for that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from dualpath.core.arms import Arm
+from dualpath.core.cluster import Cluster
+from dualpath.core.commands import Command, Decode, Prefill, Read
+from dualpath.core.events import (
+    BufferFreed,
+    Event,
+    PrefillComputed,
+    PrefillSent,
+    ReadDone,
+    Request,
+    TurnDue,
+    TurnEnded,
+)
+from dualpath.core.feed import Feed, Start
+from dualpath.core.scheduler import Scheduler
+from dualpath.core.trajectory import Trajectory, Turn
+
+
+def warm_up(cluster: Cluster, arm: Arm) -> None:
+    """Take one trajectory through a feed and a scheduler of its own, with nobody executing."""
+    tokens = 2 * cluster.block_tokens
+    feed = Feed([Start(0, [Trajectory("warm-up", (Turn(tokens, 1), Turn(1, 1)))])], block_tokens=cluster.block_tokens)
+    scheduler = Scheduler(cluster, arm)
+    for number in range(2):
+        for due in feed.due(0):
+            todo: list[Event] = [TurnDue(0, Request(number, due.trajectory, due.turn, tokens + number, 1, 1))]
+            while todo:
+                todo += _answers(scheduler.handle(todo.pop(0)))
+            feed.ended(due.trajectory, due.turn, 0)
+
+
+def _answers(commands: Sequence[Command]) -> Iterator[Event]:
+    """What happens where every command is done at once."""
+    for command in commands:
+        match command:
+            case Read(request=request, side=side):
+                yield ReadDone(0, request, side)
+            case Prefill(engine=engine, batch=batch):
+                yield PrefillComputed(0, engine, batch, 0)
+                yield PrefillSent(0, engine, batch)
+            case Decode(request=request):
+                yield BufferFreed(0, request)
+                yield TurnEnded(0, request, None, 0, None)
+            case _:
+                pass
