@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup repro smoke test check format clean
+.PHONY: help setup repro paper smoke sim-speed test check format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,9 +25,17 @@ repro: $(READY) ## the main job: replay the shipped trace under all arms, write 
 	@$(BIN)/python bench/native_load.py
 	@$(BIN)/python reports/cpu.py
 
+paper: $(READY) ## simulate every figure and table of the paper, write reports/out/paper/index.html (under 20 min)
+	@$(BIN)/python bench/paper.py || [ $$? -eq 2 ] # a void run fails its checks in the report
+	@$(BIN)/python reports/paper.py
+
 smoke: $(READY) ## trace to report in under 90 s, tiny trace, every arm on 1P1D
 	@$(BIN)/python bench/cpu.py --smoke bench/out/smoke
 	@$(BIN)/dualpath report bench/out/smoke/cpu-1p1d/*/r0 -o reports/out/smoke --title "Smoke: the tiny trace, every arm"
+
+sim-speed: $(READY) ## how fast the simulator is, beside DynoSim and SimPy from PyPI (20 min, a quiet machine)
+	@$(BIN)/python bench/sim_speed.py
+	@$(BIN)/python reports/sim_speed.py
 
 test: $(READY) ## all tests (under 8 min)
 	@$(BIN)/python -m pytest

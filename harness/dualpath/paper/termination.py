@@ -1,0 +1,51 @@
+"""When an online run of the paper ends (its section 7.2), applied to a run's rows afterwards.
+
+The paper stops a run when TTFT exceeds 4 s, or at steady state: "TTFT variation within a 150 s window under 5 %
+against 30 minutes earlier". Our reading, the named rule `mean-150s-30min`: time is cut into windows of 150 s, and at
+the end of each the mean TTFT of the first tokens that came in it is looked at. Above 4 s the run is overloaded; within
+5 % of the mean of the window 30 minutes earlier it is steady. A run that is neither when arrivals end stops there.
+Latencies are those of the last window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+RULE = "mean-150s-30min"
+WINDOW_S = 150
+EARLIER_S = 30 * 60
+VARIATION = 0.05
+TTFT_LIMIT_S = 4.0
+TPOT_LIMIT_S = 0.05
+
+Reason = Literal["overloaded", "steady", "arrivals ended"]
+
+
+class Stop(NamedTuple):
+    """The window after which a run is over."""
+
+    window: int
+    reason: Reason
+
+    @property
+    def start_s(self) -> int:
+        return self.window * WINDOW_S
+
+    @property
+    def end_s(self) -> int:
+        return self.start_s + WINDOW_S
+
+
+def termination(ttft_s: Sequence[float | None]) -> Stop:
+    """ttft_s: mean TTFT by window of 150 s from the start, None where no first token came; at least one window."""
+    back = EARLIER_S // WINDOW_S
+    for window, mean in enumerate(ttft_s):
+        if mean is None:
+            continue
+        if mean > TTFT_LIMIT_S:
+            return Stop(window, "overloaded")
+        earlier = ttft_s[window - back] if window >= back else None
+        if earlier is not None and abs(mean / earlier - 1) < VARIATION:
+            return Stop(window, "steady")
+    return Stop(len(ttft_s) - 1, "arrivals ended")
