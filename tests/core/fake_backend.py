@@ -163,8 +163,6 @@ class FakeBackend:
         seen = self.reported if self._cluster.constants.report_s else self.read_queue
         assert command.prefill_queue_tokens == seen[prefill_node] * self._cluster.block_tokens
         assert command.decode_queue_tokens == seen[decode_node] * self._cluster.block_tokens
-        self.read_queue[prefill_node] += command.prefill_blocks
-        self.read_queue[decode_node] += command.decode_blocks
         total_tokens = request.prompt_tokens + request.generate_tokens
         self.tokens[command.prefill_engine] += request.prompt_tokens
         self.tokens[command.decode_engine] += total_tokens
@@ -189,6 +187,7 @@ class FakeBackend:
         assert command.num_blocks > 0
         assert command.side not in life.reads
         life.reads.add(command.side)
+        self.read_queue[self._cluster.node_of(command.engine)] += command.num_blocks
         life.blocks_read += command.num_blocks
         assert life.blocks_read <= life.request.hit_blocks
         done_ns = self._later(self._now_ns)

@@ -132,6 +132,8 @@ class ReferenceScheduler:
     def _true_read_queue(self, node: int) -> int:
         blocks = 0
         for each in self._flights.values():
+            if not each.has_decode_buffer:
+                continue  # it waits for memory: its reads have not been given to anybody
             if "prefill" in each.unread and self._cluster.node_of(each.prefill_engine) == node:
                 blocks += each.to_read["prefill"]
             if "decode" in each.unread and self._cluster.node_of(each.decode_engine) == node:

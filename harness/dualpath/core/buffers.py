@@ -61,14 +61,20 @@ def grant_decode(state: State, engine: int) -> None:
         request.cached_tokens = request.hit_blocks * state.rules[0].block_tokens
         request.reads_left = 0
         if request.prefill_blocks:
-            say(state, READ, flight, PREFILL, request.prefill_engine, 0, request.prefill_blocks, 0)
-            request.reads_left += 1
+            _read(state, flight, PREFILL, request.prefill_engine, 0, request.prefill_blocks)
         if request.decode_blocks:
-            first = request.prefill_blocks
-            say(state, READ, flight, DECODE, request.decode_engine, first, request.decode_blocks, 0)
-            request.reads_left += 1
+            _read(state, flight, DECODE, request.decode_engine, request.prefill_blocks, request.decode_blocks)
         if not request.reads_left:
             ready(state, flight)
+
+
+@compiled
+def _read(state: State, flight: int, side: int, engine: int, first_block: int, num_blocks: int) -> None:
+    """Only now does a request count in the read queue: one that waits for memory keeps no storage NIC busy, and
+    counting it would send others to the other side while this side's NIC idles."""
+    state.nodes[state.engines[engine].node].read_queue_blocks += num_blocks
+    state.flights[flight].reads_left += 1
+    say(state, READ, flight, side, engine, first_block, num_blocks, 0)
 
 
 @compiled

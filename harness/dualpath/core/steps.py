@@ -156,8 +156,6 @@ def _route(state: State) -> None:
                 state.routes_chosen[pair] += 1
             request.prefill_blocks = choose(rules.read_side, request.hit_blocks, prefill_queue, decode_queue, turn)
             request.decode_blocks = request.hit_blocks - request.prefill_blocks
-            state.nodes[prefill_node].read_queue_blocks += request.prefill_blocks
-            state.nodes[decode_node].read_queue_blocks += request.decode_blocks
         say(
             state,
             ASSIGNED,

@@ -31,23 +31,23 @@ _MEANING = {
 
 def sentences(swept: Swept) -> list[str]:
     """Where another path pays, by how much, and why it does not elsewhere."""
-    whole = swept.whole
-    if not whole:
+    compared = swept.compared
+    if not compared:
         return ["No point has numbers to compare yet."]
-    paying = [finding for finding in whole if finding.pays]
-    found = [f"Another path than {BASELINE}'s pays at {len(paying)} of {len(whole)} points ({_paying(swept)})."]
-    best = max(whole, key=lambda finding: finding.gain or 0.0)
+    paying = [finding for finding in compared if finding.pays]
+    found = [f"Another path than {BASELINE}'s pays at {len(paying)} of {len(compared)} points ({_paying(swept)})."]
+    best = max(compared, key=lambda finding: finding.gain or 0.0)
     found.append(f"Most: {_gains(swept, best)} at {best.point.text}; {_bindings(best)}.")
     given = swept.at(swept.given)
     if given is not None and given.gain is not None and given is not best:
         found.append(f"The cluster as it is: {_gains(swept, given)}; {_bindings(given)}.")
     if paying:
         found.append(f"Where it pays, {BASELINE} is bound by {_counts(paying)}.")
-    if len(paying) < len(whole):
-        found.append(f"Where it does not, by {_counts([finding for finding in whole if not finding.pays])}.")
+    if len(paying) < len(compared):
+        found.append(f"Where it does not, by {_counts([finding for finding in compared if not finding.pays])}.")
     if swept.slo:
-        never = sum(finding.verdict.startswith(NEVER) for finding in whole)
-        found.append(f"SLO {swept.slo.text}: {never} of {len(whole)} points never meet it, whatever the arm.")
+        never = sum(finding.verdict.startswith(NEVER) for finding in compared)
+        found.append(f"SLO {swept.slo.text}: {never} of {len(compared)} points never meet it, whatever the arm.")
     return found
 
 
@@ -189,12 +189,12 @@ _RULE_TEXT = (
 
 
 def _tiles(swept: Swept) -> list[Tile]:
-    whole = swept.whole
-    if not whole:
+    compared = swept.compared
+    if not compared:
         return []
-    num_paying = sum(finding.pays for finding in whole)
-    tiles = [Tile("points where another path pays", f"{num_paying} / {len(whole)}", _paying(swept))]
-    given, best = swept.at(swept.given), max(whole, key=lambda finding: finding.gain or 0.0)
+    num_paying = sum(finding.pays for finding in compared)
+    tiles = [Tile("points where another path pays", f"{num_paying} / {len(compared)}", _paying(swept))]
+    given, best = swept.at(swept.given), max(compared, key=lambda finding: finding.gain or 0.0)
     for finding, label in ((given, "the cluster as it is"), (best, "the most")):
         if finding is not None and finding.gain is not None:
             tiles.append(Tile(label, f"{finding.gain:.2f}×", finding.point.text))
@@ -204,7 +204,7 @@ def _tiles(swept: Swept) -> list[Tile]:
 def _caveats(swept: Swept) -> list[str]:
     facts = swept.facts
     found = ["Everything here is simulated: the scheduler is the engine's own, the machine is a model."]
-    if not all(finding.is_whole for finding in swept.findings):
+    if not swept.is_complete:
         found.append("The sweep is not complete: run the same command again with the same -o.")
     feed = facts["feed"]
     if feed["mode"] != "offline":

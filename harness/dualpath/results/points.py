@@ -96,11 +96,6 @@ class Finding:
         return row is not None and self.slo is not None and self.slo.is_met(row)
 
     @property
-    def is_whole(self) -> bool:
-        """At least the baseline and one arm to hold against it are there."""
-        return BASELINE in self.rows and any(arm in self.rows for arm in self.challengers)
-
-    @property
     def challengers(self) -> list[str]:
         return [arm for arm in self.rows if arm not in (BASELINE, BOUND)]
 
@@ -147,7 +142,11 @@ class Swept:
     is_interrupted: bool
 
     @property
-    def whole(self) -> list[Finding]:
+    def is_complete(self) -> bool:
+        return all(len(finding.rows) == len(self.arms) for finding in self.findings)
+
+    @property
+    def compared(self) -> list[Finding]:
         """Findings that have numbers to compare."""
         return [finding for finding in self.findings if finding.gain is not None]
 
