@@ -26,12 +26,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "out" / "paper")
     arguments = parser.parse_args()
     results = Results(ROOT, arguments.runs.resolve())
-    page, checks = write_paper(results, arguments.out, arguments.figure)
-    failed = [check for check in checks if not check.passed]
+    written = write_paper(results, arguments.out, arguments.figure)
+    failed = [check for check in written.goals if not check.passed]
     for check in failed:
         value = "no value" if check.value is None else f"{check.value:.3g}"
         print(f"FAIL {check.id}: {value} (bound {check.bound}) {check.note}")
-    print(f"{len(checks) - len(failed)} of {len(checks)} checks passed; report: {page}")
+    met = sum(check.passed for check in written.singles)
+    print(f"{met} of {len(written.singles)} single numbers of the paper met; those missed stay in the report, marked")
+    print(f"{len(written.goals) - len(failed)} of {len(written.goals)} checks passed; report: {written.page}")
     return 1 if failed else 0
 
 

@@ -139,7 +139,6 @@ def test_a_machine_is_measured_through_its_engines(
         ("_BATCHES", 12),
         ("_STEP_REQUESTS", (1, 2)),
         ("_SHARED_STEPS", 40),
-        ("_SHARED_BATCHES", 20),
     ):
         monkeypatch.setattr(measure, name, value)
     lines: list[str] = []

@@ -117,7 +117,7 @@ def _measure(found: Calibration, cluster: Cluster, scratch: Path, longest: int) 
     with _rig(cluster, "oracle", scratch / "compute") as rig:
         step_fit = _computing(found, rig, batches, longest)
     found.say("[2/5] engines that share cores")
-    _sharing(found, replace(cluster, prefill=_SHARING, decode=_SHARING), scratch / "sharing", batches)
+    _sharing(found, replace(cluster, prefill=_SHARING, decode=_SHARING), scratch / "sharing", batches, longest)
     found.say("[3/5] a request alone on the cluster's links")
     with _rig(cluster, "basic", scratch / "links", max(READ_BLOCKS)) as rig:
         waits = alone(rig, step_fit)
@@ -162,7 +162,7 @@ def _computing(found: Calibration, rig: Rig, batches: list[Chunks], longest: int
     return step_fit
 
 
-def _sharing(found: Calibration, cluster: Cluster, scratch: Path, batches: list[Chunks]) -> None:
+def _sharing(found: Calibration, cluster: Cluster, scratch: Path, batches: list[Chunks], longest: int) -> None:
     num_cores = len(os.sched_getaffinity(0))
     if best_device() != "cpu":
         cores, how = 0.0, "as built: each engine computes on its device"
@@ -170,7 +170,7 @@ def _sharing(found: Calibration, cluster: Cluster, scratch: Path, batches: list[
         cores, how = float(num_cores), "counted: CPUs that this process may use"
     else:
         with _rig(cluster, "oracle", scratch) as rig:
-            dilation = shared_dilation(rig, batches)
+            dilation = shared_dilation(rig, batches, longest // 2)
         cores = min(float(num_cores), cluster.num_engines / dilation)
         how = f"measured: {cluster.num_engines} engines at once take {dilation:.2f} times as long on {num_cores} cores"
     found.keep("cores", cores, how)

@@ -1,15 +1,16 @@
 """What the constants of a profile are measured from: one function for each kind of work, on engines that wait for it.
 
-Medians are taken over rounds that go through a whole design, each in another order, after one that warms up: on a
-loaded machine some measurements are late, and what is slow for a while is slow for all.
+Everything is measured in rounds that go through a whole design, each in another order, after one that warms up. Of the
+rounds the lower quartile counts: what else a machine does makes work longer, never shorter.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dualpath.core.cluster import Role
@@ -22,13 +23,14 @@ READ_BLOCKS = (1, 2, 4, 8, 11)  # hit blocks of requests that are alone
 CLIENT_BLOCKS = 64
 COLD_REQUESTS = (1, 8, 24)  # of the first batches of an engine
 
-_ROUNDS = 5
+_ROUNDS = 7
 _BATCHES = 48
 _BATCH_REQUESTS = (1, 1, 1, 2, 3, 4, 6, 12, 24)  # drawn from
 _MOST_NEW = 128  # tokens of a request
 _STEP_REQUESTS = (1, 2, 4, 8, 16, 24)
-_STEPS, _HOLDER_STEPS = 12, 50
-_SHARED_REQUESTS, _SHARED_STEPS, _SHARED_BATCHES = 8, 300, 40
+_STEPS = 12
+_HOLDER_CONTEXT, _HOLDER_STEPS = 8, 50
+_SHARED_REQUESTS, _SHARED_STEPS = 8, 200
 
 Chunks = list[tuple[int, int]]  # (cached, new) tokens of each request of a batch
 
@@ -57,10 +59,8 @@ def cold_ns_per_token(first: list[tuple[Chunks, int]], pass_fit: Fit) -> float:
 
 def passes(rig: Rig, batches: list[Chunks]) -> tuple[Fit, float]:
     """Cost of forward passes (ns, by fits.PASS_TERMS), and prompt tokens per second in them, hits included."""
-    times: defaultdict[int, list[int]] = defaultdict(list)
-    for number in _rounds(len(batches)):
-        times[number].append(_pass_ns(rig, batches[number]))
-    typical = [statistics.median(times[number][1:]) for number in range(len(batches))]
+    times, _ = _work(rig, batches, _rounds(len(batches), _ROUNDS + 1), range(1), range(0), 0)
+    typical = [_quartile(times[number]) for number in range(len(batches))]
     prompt_tokens = sum(cached + new for chunks in batches for cached, new in chunks)
     return fit([pass_counts(chunks) for chunks in batches], typical), prompt_tokens / sum(typical) * 1e9
 
@@ -71,21 +71,24 @@ def steps(rig: Rig, longest: int) -> Fit:
     design = [(requests, context) for requests in _STEP_REQUESTS for context in contexts]
     times: defaultdict[int, list[float]] = defaultdict(list)
     counts: dict[int, tuple[float, ...]] = {}
-    for number in _rounds(len(design)):
+    for number in _rounds(len(design), _ROUNDS + 1):
         counts[number], step_ns = _step(rig, *design[number])
         times[number].append(step_ns)
-    typical = [statistics.median(times[number][1:]) for number in range(len(design))]
+    typical = [_quartile(times[number]) for number in range(len(design))]
     return fit([counts[number] for number in range(len(design))], typical)
 
 
-def shared_dilation(rig: Rig, batches: list[Chunks]) -> float:
+def shared_dilation(rig: Rig, batches: list[Chunks], context: int) -> float:
     """How many times longer work takes where all engines of the rig compute than where one does."""
     prefill_engines = range(rig.cluster.num_prefill)
     decode_engines = range(rig.cluster.num_prefill, rig.cluster.num_engines)
-    pass_alone, _ = _work(rig, batches, prefill_engines[:1], decode_engines[:0])
-    _, step_alone = _work(rig, batches, prefill_engines[:0], decode_engines[:1])
-    pass_shared, step_shared = _work(rig, batches, prefill_engines, decode_engines)
-    return statistics.mean((pass_shared / pass_alone, step_shared / step_alone))
+    order, no_engines = _rounds(len(batches), 2), range(0)
+    pass_alone, _ = _work(rig, batches, order, prefill_engines[:1], no_engines, context)
+    _, step_alone = _work(rig, batches, order, no_engines, decode_engines[:1], context)
+    pass_shared, step_shared = _work(rig, batches, order, prefill_engines, decode_engines, context)
+    alone_ns = sum(len(times) * pass_alone[number][-1] for number, times in pass_shared.items())
+    shared_ns = sum(map(sum, pass_shared.values()))
+    return (shared_ns / alone_ns + statistics.mean(step_shared) / statistics.mean(step_alone)) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,7 @@ def alone(rig: Rig, step_fit: Fit) -> Alone:
     heard_ns: list[int] = []
     sides: tuple[Role, ...] = ("prefill", "decode")
     design = [(side, blocks) for side in sides for blocks in READ_BLOCKS]
-    for number in _rounds(len(design)):
+    for number in _rounds(len(design), _ROUNDS + 1):
         side, blocks = design[number]
         cached, num_bytes = blocks * cluster.block_tokens, blocks * cluster.block_bytes
         request = rig.admit(cached, 1, 3, (0, cluster.num_prefill), side)
@@ -126,7 +129,7 @@ def alone(rig: Rig, step_fit: Fit) -> Alone:
     stated = 1e9 / cluster.snic_bytes_per_s if cluster.snic_bytes_per_s else 0.0
     return Alone(
         # the coordinator hears that the turn before has ended, and that the read is done
-        request_ns=max(0.0, 2 * statistics.median(heard_ns) + read_ns + load_ns),
+        request_ns=max(0.0, 2 * _quartile(heard_ns) + read_ns + load_ns),
         handoff_ns=max(0.0, lines["start"][0]),
         read_ns_per_block=max(0.0, (read_ns_per_byte - stated) * cluster.block_bytes),
         rates={name: 1e9 / slope for name, (_, slope) in lines.items() if slope > 0},
@@ -136,14 +139,14 @@ def alone(rig: Rig, step_fit: Fit) -> Alone:
 def client(rig: Rig) -> float:
     """Bytes per second that one engine's storage client reads where no link limits it."""
     cached, num_bytes = CLIENT_BLOCKS * rig.cluster.block_tokens, CLIENT_BLOCKS * rig.cluster.block_bytes
-    rates: list[float] = []
+    times: list[int] = []
     for _ in range(_ROUNDS + 1):
         request = rig.admit(cached, 1, 1, (0, rig.cluster.num_prefill), "prefill")
         said_ns, read, _ = rig.read(request)
-        rates.append(num_bytes / (read.t_ns - said_ns) * 1e9)
+        times.append(read.t_ns - said_ns)
         rig.prefill([rig.batch([request], [cached])])
         rig.decode([request])
-    return statistics.median(rates[1:])
+    return num_bytes / _quartile(times) * 1e9
 
 
 def _pass_ns(rig: Rig, chunks: Chunks) -> int:
@@ -154,70 +157,81 @@ def _pass_ns(rig: Rig, chunks: Chunks) -> int:
 
 
 def _step(rig: Rig, num: int, context: int) -> tuple[tuple[float, ...], float]:
-    """What is in a decode step, and what it takes (ns). Pages lie apart, as they do after a while: in gaps too small
-    for a request, between others that hold a page each, and decode too."""
-    pair, blocks = (0, rig.cluster.num_prefill), rig.cluster.blocks(context + _STEPS)
-    gap_tokens = max(1, blocks - 1) * rig.cluster.block_tokens - 1
-    num_gaps = -(-num * blocks // max(1, blocks - 1))
-    gaps = [rig.admit(gap_tokens - 1, 1, 1, pair) for _ in range(num_gaps)]
-    holders = [rig.admit(7, 1, _HOLDER_STEPS, pair) for _ in range(num_gaps)]
-    requests = [rig.admit(context - 1, 1, _STEPS, pair) for _ in range(num)]
-    cached = [gap_tokens - 1] * num_gaps + [7] * num_gaps + [context - 1] * num
-    rig.prefill([rig.batch([each], [has]) for each, has in zip([*gaps, *holders, *requests], cached, strict=True)])
-    rig.start_decode([request for both in zip(gaps, holders, strict=True) for request in both])
-    rig.wait_for(TurnEnded, num_gaps)
+    """What is in a decode step, and what it takes (ns)."""
+    holders, requests = _apart(rig, rig.cluster.num_prefill, num, context, _STEPS, _HOLDER_STEPS)
     rig.start_decode(requests)
-    ended = {event.request: event for event, _ in rig.wait_for(TurnEnded, num_gaps + num)}
+    ended = {event.request: event for event, _ in rig.wait_for(TurnEnded, len(holders) + num)}
     # they may have joined at different steps, one behind the other
     joined_ns = sorted({ended[request].second_token_ns or 0 for request in requests})
     num_steps = _STEPS - 2 - (len(joined_ns) - 1)
     end_ns = min(ended[request].end_ns for request in requests)
     assert end_ns <= min(ended[request].end_ns for request in holders), "holders outlast what they hold apart"
-    in_step = step_counts(num + num_gaps, num * (context + _STEPS / 2) + num_gaps * (8 + _HOLDER_STEPS / 2))
-    return in_step, (end_ns - joined_ns[-1]) / num_steps
+    tokens = num * (context + _STEPS / 2) + len(holders) * (_HOLDER_CONTEXT + _HOLDER_STEPS / 2)
+    return step_counts(num + len(holders), tokens), (end_ns - joined_ns[-1]) / num_steps
 
 
-def _work(rig: Rig, batches: list[Chunks], prefill_engines: range, decode_engines: range) -> tuple[float, float]:
-    """Let engines compute at once, as long as all do; ns per new token of passes, and per decode step."""
-    context = batches[0][0][0] + _MOST_NEW
-    decoding: list[int] = []
+def _apart(
+    rig: Rig, engine: int, num: int, context: int, num_steps: int, holder_steps: int
+) -> tuple[list[int], list[int]]:
+    """Requests about to decode, whose pages lie apart as they do after a while: in gaps too small for one of them,
+    between others that hold a few pages each. Returns (those others, which decode already; the requests)."""
+    pair, blocks = (0, engine), rig.cluster.blocks(context + num_steps)
+    gap_tokens = max(1, blocks - 1) * rig.cluster.block_tokens - 1
+    num_gaps = -(-num * blocks // max(1, blocks - 1))
+    gaps = [rig.admit(gap_tokens - 1, 1, 1, pair) for _ in range(num_gaps)]
+    holders = [rig.admit(_HOLDER_CONTEXT - 1, 1, holder_steps, pair) for _ in range(num_gaps)]
+    requests = [rig.admit(context - 1, 1, num_steps, pair) for _ in range(num)]
+    cached = [gap_tokens - 1] * num_gaps + [_HOLDER_CONTEXT - 1] * num_gaps + [context - 1] * num
+    rig.prefill([rig.batch([each], [has]) for each, has in zip([*gaps, *holders, *requests], cached, strict=True)])
+    rig.start_decode([request for both in zip(gaps, holders, strict=True) for request in both])
+    rig.wait_for(TurnEnded, num_gaps)
+    return holders, requests
+
+
+def _work(
+    rig: Rig,
+    batches: list[Chunks],
+    order: list[int],
+    prefill_engines: range,
+    decode_engines: range,
+    context: int,
+) -> tuple[dict[int, list[int]], list[float]]:
+    """Let engines compute at once: what each batch took (ns), by its number, and each request's decode step. Prefill
+    engines go through the batches in order, with one ready behind another as in a run; beside decode engines, for as
+    long as those have all their requests, whose contexts are of so many tokens."""
+    decoding, ending = list[int](), set[int]()
     for engine in decode_engines:
-        requests = [rig.admit(context - 1, 1, _SHARED_STEPS, (0, engine)) for _ in range(_SHARED_REQUESTS)]
-        rig.prefill([rig.batch([request], [context - 1]) for request in requests])
+        holders, requests = _apart(rig, engine, _SHARED_REQUESTS, context, _SHARED_STEPS, 3 * _SHARED_STEPS // 2)
+        ending.update(holders)
         decoding += requests
     rig.start_decode(decoding)
-    todo = {engine: iter(batches * _SHARED_BATCHES if decoding else batches) for engine in prefill_engines}
-    under_way: dict[int, list[int]] = {}  # batch -> requests
-    new_tokens: dict[int, int] = {}  # batch -> tokens
+    todo = {engine: itertools.cycle(order) if decoding else iter(order) for engine in prefill_engines}
+    under_way: dict[int, tuple[int, list[int]]] = {}  # batch -> its number, requests
+    times: defaultdict[int, list[int]] = defaultdict(list)
+    step_ns: list[float] = []
+    left = set(decoding)
 
     def go_on(engine: int) -> None:
-        chunks = next(todo[engine], None)
-        if chunks is None:
-            return
-        requests = [rig.admit(cached, new, 1, (engine, rig.cluster.num_prefill)) for cached, new in chunks]
-        batch = _batch(rig, requests, chunks)
-        under_way[batch.batch], new_tokens[batch.batch] = requests, sum(new for _, new in chunks)
-        rig.backend.execute([batch])
+        number = next(todo[engine], None)
+        if number is not None:
+            requests = [rig.admit(*chunk, 1, (engine, rig.cluster.num_prefill)) for chunk in batches[number]]
+            batch = _batch(rig, requests, batches[number])
+            under_way[batch.batch] = number, requests
+            rig.backend.execute([batch])
 
-    for engine in prefill_engines:
+    for engine in (*prefill_engines, *prefill_engines):
         go_on(engine)
-        go_on(engine)  # one behind the other, as in a run
-    pass_ns, passed_tokens = 0, 0
-    step_ns: list[float] = []
-    left, ending = set(decoding), set[int]()
     while left or under_way or ending:
         for event, _ in rig.wait():
             all_busy = len(left) == len(decoding)
             match event:
-                case PrefillComputed(batch=number) if all_busy:
-                    pass_ns += event.t_ns - event.start_ns
-                    passed_tokens += new_tokens[number]
-                case PrefillSent(engine=engine, batch=number):
-                    requests = under_way.pop(number)
+                case PrefillComputed(engine=engine, batch=batch) if all_busy:
+                    times[under_way[batch][0]].append(event.t_ns - event.start_ns)
+                    go_on(engine)
+                case PrefillSent(batch=batch):
+                    _, requests = under_way.pop(batch)
                     ending.update(requests)
                     rig.start_decode(requests)
-                    if all_busy:
-                        go_on(engine)
                 case TurnEnded(request=request) if request in left:
                     left.discard(request)
                     step_ns.append((event.end_ns - (event.second_token_ns or 0)) / (_SHARED_STEPS - 2))
@@ -225,21 +239,25 @@ def _work(rig: Rig, batches: list[Chunks], prefill_engines: range, decode_engine
                     ending.discard(request)
                 case _:
                     pass
-    return pass_ns / max(1, passed_tokens), statistics.mean(step_ns or [0.0])
+    return times, step_ns
 
 
 def _line(points: dict[int, list[int]]) -> tuple[float, float]:
-    """(ns at no byte, ns per byte) through the medians at each number of bytes; the first of each warmed up."""
-    medians = [statistics.median(times[1:]) for times in points.values()]
-    slope, base = statistics.linear_regression(list(points), medians)
+    """(ns at no byte, ns per byte), by the times at each number of bytes."""
+    slope, base = statistics.linear_regression(list(points), [_quartile(times) for times in points.values()])
     return base, slope
+
+
+def _quartile(times: Sequence[float]) -> float:
+    """The lower one; the first of them warmed up."""
+    return sorted(times[1:])[(len(times) - 1) // 4]
 
 
 def _batch(rig: Rig, requests: list[int], chunks: Chunks) -> Prefill:
     return rig.batch(requests, [cached for cached, _ in chunks])
 
 
-def _rounds(num: int) -> Iterable[int]:
+def _rounds(num: int, rounds: int) -> list[int]:
+    """Numbers below num, each once a round."""
     rng = random.Random("rounds")
-    for _ in range(_ROUNDS + 1):
-        yield from rng.sample(range(num), num)
+    return [number for _ in range(rounds) for number in rng.sample(range(num), num)]

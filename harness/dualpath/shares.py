@@ -119,7 +119,7 @@ def _links_ns(cluster: Cluster, links: Links, life: Life) -> dict[str, float]:
     """Busy time of the mean link. A bucket counts whole where the life only touches it."""
     width_ns = int(links.bucket_ns[0])
     buckets = slice(life.begin_ns // width_ns, -(-life.end_ns // width_ns))
-    busy_ns = np.minimum(links.busy_ns[:, :, buckets].sum(axis=(1, 2)), life.ns)  # [num_counters]
+    busy_ns = np.minimum(links.busy_ns[buckets].sum(axis=(0, 2)), life.ns)  # [num_counters]
 
     def mean_ns(resource: int, places: range, is_write: int) -> float:
         # counters of one kind stand in a row, by node, or of CNICs by engine

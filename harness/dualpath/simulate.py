@@ -25,7 +25,7 @@ from dualpath.results.table_writer import TableWriter
 from dualpath.results.tables import TABLES
 from dualpath.sim.profile import PROFILES, Constant, Profile, load_profile, profile_of
 from dualpath.sim.simulator import Rows, Simulator, Sinks, check
-from dualpath.sim.tables import link_rows, pass_table, turn_table, unfinished_rows
+from dualpath.sim.tables import link_table, pass_table, turn_table, unfinished_rows
 from dualpath.sim.witness import Witness
 from dualpath.trace.reader import TraceFile
 from dualpath.trace.starts import Workload
@@ -97,8 +97,7 @@ def _simulate(
         turns.append_table(turn_table(unfinished_rows(simulator.parts), feed, arm, ended=False))
     wall_s = time.monotonic() - started_s
     links = TableWriter(plan.output / "links.parquet", TABLES["links"])
-    for row in link_rows(cluster, simulator.parts.links):
-        links.append(row)
+    links.append_table(link_table(cluster, simulator.parts.links))
     for table in (turns, passes, links, decisions):
         table.close()
     if plan.decisions:

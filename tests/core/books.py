@@ -80,6 +80,9 @@ def check(state: State) -> None:
         assert state.nodes[node].group_tokens == (of_node.sum() + private if decode else 0)
         assert state.nodes[node].read_queue_blocks >= 0
         assert decode or not private
+        if not decode:
+            first = node * rules.engines_per_prefill_node
+            assert state.nodes[node].least_engine == first + of_node.argmin(), "Algorithm 1 would look at the wrong one"
     for engine in range(rules.num_prefill):
         ranks = state.flights["rank"][members(state.ready_queues, engine, state.after)].tolist()
         assert ranks == sorted(set(ranks)), "loaded requests go first come, first served"

@@ -46,14 +46,27 @@ def place_prefill(state: State) -> None:
 def _least_loaded(state: State) -> int:
     rules = state.rules[0]
     best, best_is_long, best_tokens = NONE, False, 0
-    for engine in range(rules.num_prefill):
+    for node in range(rules.prefill_nodes):
+        engine = state.nodes[node].least_engine
         tokens = state.engines[engine].tokens
         if tokens > rules.beta_tokens:
             continue
-        is_long = read_queue(state, state.engines[engine].node) > rules.alpha_blocks
+        is_long = read_queue(state, node) > rules.alpha_blocks
         if best == NONE or (is_long, tokens) < (best_is_long, best_tokens):
             best, best_is_long, best_tokens = engine, is_long, tokens
     return best
+
+
+@compiled
+def note_tokens(state: State, node: int) -> None:
+    """Tokens of a prefill node's engines have changed: find its least loaded one, so that Algorithm 1 looks at nodes
+    and not at every engine."""
+    first = node * state.rules[0].engines_per_prefill_node
+    least = first
+    for engine in range(first + 1, first + state.rules[0].engines_per_prefill_node):
+        if state.engines[engine].tokens < state.engines[least].tokens:
+            least = engine
+    state.nodes[node].least_engine = least
 
 
 @compiled
@@ -137,6 +150,7 @@ def take_prefill(state: State, flight: int, engine: int) -> None:
     state.flights[flight].prefill_engine = engine
     state.engines[engine].tokens += state.flights[flight].prompt_tokens
     state.engines[engine].requests += 1
+    note_tokens(state, state.engines[engine].node)
     _note_placed(state, flight)
 
 
@@ -162,6 +176,7 @@ def leave_prefill(state: State, flight: int) -> None:
     engine = state.flights[flight].prefill_engine
     state.engines[engine].tokens -= state.flights[flight].prompt_tokens
     state.engines[engine].requests -= 1
+    note_tokens(state, state.engines[engine].node)
 
 
 @compiled

@@ -55,6 +55,7 @@ NODE = np.dtype(
     [
         ("read_queue_blocks", np.int64),  # read_q: blocks that wait on the node's storage NIC
         ("reported_blocks", np.int64),  # the same when it was last reported
+        ("least_engine", np.int64),  # prefill nodes: the engine with the fewest tokens, the first of several
         ("group_tokens", np.int64),  # decode nodes: tok_e of all engines, and of requests in the group's private queue
     ]
 )
@@ -67,6 +68,7 @@ RULES = np.dtype(
             "num_engines",
             "prefill_nodes",
             "num_nodes",
+            "engines_per_prefill_node",
             "engines_per_decode_node",
             "pass_engines",  # PEs whose forward passes run together
             "block_tokens",
@@ -137,6 +139,7 @@ def new_state(cluster: Cluster, arm: Arm, capacity: int) -> State:
         cluster.num_engines,
         cluster.prefill.nodes,
         cluster.num_nodes,
+        cluster.prefill.engines_per_node,
         cluster.decode.engines_per_node,
         cluster.pass_engines,
         cluster.block_tokens,
@@ -161,12 +164,14 @@ def new_state(cluster: Cluster, arm: Arm, capacity: int) -> State:
         engines[engine].node = cluster.node_of(engine)
         engines[engine].buffer_blocks = buffer_bytes // cluster.block_bytes
         engines[engine].hbm_blocks = hbm_bytes // cluster.block_bytes
+    nodes = records(NODE, cluster.num_nodes)
+    nodes.least_engine[: cluster.prefill.nodes] = np.arange(cluster.prefill.nodes) * cluster.prefill.engines_per_node
     pairs = (cluster.num_prefill, cluster.num_decode) if arm.read_side == "round-robin" else (1, 1)
     state = State(
         rules=rules,
         counts=counts,
         engines=engines,
-        nodes=records(NODE, cluster.num_nodes),
+        nodes=nodes,
         arrivals=records(QUEUE, 2),
         placed=records(QUEUE, 1),
         group_queues=records(QUEUE, cluster.num_nodes),

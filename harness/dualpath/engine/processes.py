@@ -26,6 +26,10 @@ from dualpath.engine.messages import (
     identity,
 )
 
+# glibc: keep what is freed. Else, in some processes and not in others, as their heaps happen to lie, every freed tensor
+# goes back to the system and is faulted in again, page by page: decode steps then take twice their time.
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+
 _START_TIMEOUT_S = 60
 _END_TIMEOUT_S = 10
 _LAST_MESSAGE_S = 0.3  # what a process sent before it ended arrives within this time
@@ -57,6 +61,8 @@ class EngineProcesses:
         environment = dict(os.environ)
         environment[TOKEN_VARIABLE] = self._token
         environment.setdefault("OMP_NUM_THREADS", "1")
+        for name, value in _ALLOCATOR.items():
+            environment.setdefault(name, value)
         with log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "dualpath.engine." + ("null_engine" if setup.null else "worker")],

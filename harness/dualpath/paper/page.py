@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from dualpath.paper.figures import FIGURES
 from dualpath.paper.numbers import Number, absolute_errors, numbers_table, percentile
@@ -20,8 +21,16 @@ from dualpath.results.run import Run
 TITLE = "The DualPath paper, number by number"
 
 
-def write_paper(results: Results, out_dir: Path, names: Iterable[str] = FIGURES) -> tuple[Path, list[Check]]:
-    """Write the report on these figures; returns the page and every check. Raises RunError where it cannot be written,
+class Written(NamedTuple):
+    """A page, the checks over several numbers (what the suite sets out to reach), and those of every single number."""
+
+    page: Path
+    goals: list[Check]
+    singles: list[Check]
+
+
+def write_paper(results: Results, out_dir: Path, names: Iterable[str] = FIGURES) -> Written:
+    """Write the report on these figures. Raises RunError where it cannot be written,
     or where the paper's own numbers cannot be read. A run that is missing fails its checks, no more."""
     style.apply()
     parts = [FIGURES[name].report(results) for name in names]
@@ -36,7 +45,8 @@ def write_paper(results: Results, out_dir: Path, names: Iterable[str] = FIGURES)
         counts=(len(used), 0),
         checks=checks,
     )
-    return page, checks
+    goals = [check for part in parts for check in part.checks]
+    return Written(page, goals, [number.as_check() for number in _numbers(parts)])
 
 
 def _tiles(parts: Sequence[Part]) -> list[Tile]:

@@ -22,7 +22,7 @@ ROUTES = ("prefill", "decode", "miss", "persist")
 ROUTE_PREFILL, ROUTE_DECODE, ROUTE_MISS, ROUTE_PERSIST, MODEL_TRAFFIC = range(5)
 SNIC, DRAM, CNIC = range(3)
 _RESOURCES = ("snic", "dram", "cnic")
-_COUNTED = 4 << 20  # cells to count in: bounds memory, and so the number of buckets
+_COUNTED = 2 << 20  # cells to count in: bounds memory, and so the number of buckets
 
 
 class Links(Arrays):
@@ -33,7 +33,7 @@ class Links(Arrays):
     ns_per_block: Floats  # [3] what a Full Block costs a storage NIC beside its bytes
     free_ns: Integers  # [num_counters] when a link has served all that was given to it (DRAM: its read counter's)
     bucket_ns: Integers  # [1]
-    num_bytes: Integers  # [num_counters, num_routes + 1, num_buckets]; the last: model traffic
+    num_bytes: Integers  # [num_buckets, num_counters, num_routes + 1]; the last route: model traffic
     busy_ns: Integers  # the same
 
 
@@ -47,7 +47,7 @@ def new_links(cluster: Cluster, dram_bytes_per_s: float, snic_ns_per_block: floa
     buckets = 128
     while buckets < 4096 and 2 * buckets * num_counters * (len(ROUTES) + 1) <= _COUNTED:
         buckets *= 2
-    cells = (num_counters, len(ROUTES) + 1, buckets)
+    cells = (buckets, num_counters, len(ROUTES) + 1)  # buckets first: what is counted at one time lies together
     return Links(
         shape=np.array([cluster.num_nodes, cluster.num_engines]),
         hops=hops,
@@ -117,7 +117,7 @@ def serve(
 @compiled
 def _count(links: Links, counted: int, route: int, num_bytes: int, start_ns: int, end_ns: int) -> None:
     """Spread bytes over the buckets of [start_ns, end_ns) in proportion, exactly in sum."""
-    num_buckets = links.num_bytes.shape[2]
+    num_buckets = links.num_bytes.shape[0]
     while end_ns >= links.bucket_ns[0] * num_buckets:
         _double(links)
     width_ns = links.bucket_ns[0]
@@ -126,24 +126,24 @@ def _count(links: Links, counted: int, route: int, num_bytes: int, start_ns: int
     while bucket < last:
         until_ns = (bucket + 1) * width_ns
         share = int(num_bytes * ((until_ns - start_ns) / (end_ns - start_ns))) - spent
-        links.num_bytes[counted, route, bucket] += share
-        links.busy_ns[counted, route, bucket] += until_ns - begin_ns
+        links.num_bytes[bucket, counted, route] += share
+        links.busy_ns[bucket, counted, route] += until_ns - begin_ns
         spent, begin_ns, bucket = spent + share, until_ns, bucket + 1
-    links.num_bytes[counted, route, bucket] += num_bytes - spent
-    links.busy_ns[counted, route, bucket] += end_ns - begin_ns
+    links.num_bytes[bucket, counted, route] += num_bytes - spent
+    links.busy_ns[bucket, counted, route] += end_ns - begin_ns
 
 
 @compiled
 def _double(links: Links) -> None:
     """Make buckets twice as wide."""
     links.bucket_ns[0] *= 2
-    num_counters, num_routes, num_buckets = links.num_bytes.shape
-    for counted in range(num_counters):
-        for route in range(num_routes):
-            for bucket in range(num_buckets):
+    num_buckets, num_counters, num_routes = links.num_bytes.shape
+    for bucket in range(num_buckets):
+        for counted in range(num_counters):
+            for route in range(num_routes):
                 num_bytes, busy_ns = 0, 0
                 for old in range(2 * bucket, min(2 * bucket + 2, num_buckets)):
-                    num_bytes += links.num_bytes[counted, route, old]
-                    busy_ns += links.busy_ns[counted, route, old]
-                links.num_bytes[counted, route, bucket] = num_bytes
-                links.busy_ns[counted, route, bucket] = busy_ns
+                    num_bytes += links.num_bytes[old, counted, route]
+                    busy_ns += links.busy_ns[old, counted, route]
+                links.num_bytes[bucket, counted, route] = num_bytes
+                links.busy_ns[bucket, counted, route] = busy_ns

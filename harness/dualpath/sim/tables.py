@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dualpath.core.arms import Arm
 from dualpath.core.cluster import Cluster
 from dualpath.core.feed import Feed
 from dualpath.results.tables import TABLES
-from dualpath.sim.links import MODEL_TRAFFIC, ROUTES, Links, counter
+from dualpath.sim.links import MODEL_TRAFFIC, ROUTES, Links
 from dualpath.sim.parts import Parts
 
 _ROUTE_NAMES = pa.array(["none", "skipped", "prefill", "decode", "split"])
@@ -57,29 +57,43 @@ def pass_table(rows: np.ndarray[Any, Any]) -> pa.Table:
     )
 
 
-def link_rows(cluster: Cluster, links: Links) -> Iterator[dict[str, Any]]:
-    """Rows of the table `links`, those without bytes left out."""
-    for resource_number, resource in enumerate(("snic", "dram", "cnic")):
-        places: list[tuple[int, int | None]] = (
-            [(node, None) for node in range(cluster.num_nodes)]
-            if resource != "cnic"
-            else [(cluster.node_of(engine), engine) for engine in range(cluster.num_engines)]
-        )
-        for node, engine in places:
-            for is_write, direction in enumerate(("read", "write")):
-                counted = counter(links, resource_number, node, engine or 0, is_write)
-                for route, bucket in np.argwhere(links.num_bytes[counted]).tolist():
-                    yield {
-                        "resource": resource,
-                        "node": node,
-                        "engine": engine,
-                        "direction": direction,
-                        "route": "model" if route == MODEL_TRAFFIC else ROUTES[route],
-                        "lane": "model" if route == MODEL_TRAFFIC else "kv",
-                        "bucket_ns": bucket * int(links.bucket_ns[0]),
-                        "bytes": int(links.num_bytes[counted, route, bucket]),
-                        "busy_ns": int(links.busy_ns[counted, route, bucket]),
-                    }
+def link_table(cluster: Cluster, links: Links) -> pa.Table:
+    """The table `links`; cells without bytes are left out."""
+    schema = TABLES["links"]
+    bucket, counted, route = np.nonzero(links.num_bytes)
+    order = np.lexsort((bucket, route, counted))
+    bucket, counted, route = bucket[order], counted[order], route[order]
+    places = _places(cluster)
+    node, engine = (np.array(column, np.int64) for column in list(zip(*places, strict=True))[:2])
+    resource, direction = (pa.array(column) for column in list(zip(*places, strict=True))[2:])
+    is_model = pa.array(route == MODEL_TRAFFIC)
+    columns = {
+        "resource": resource.take(pa.array(counted, pa.int64())),
+        "node": pa.array(node[counted]),
+        "engine": pa.array(engine[counted], mask=engine[counted] < 0),
+        "direction": direction.take(pa.array(counted, pa.int64())),
+        "route": pa.array([*ROUTES, "model"]).take(pa.array(route, pa.int64())),
+        "lane": pc.if_else(is_model, "model", "kv"),
+        "bucket_ns": pa.array(bucket * int(links.bucket_ns[0])),
+        "bytes": pa.array(links.num_bytes[bucket, counted, route]),
+        "busy_ns": pa.array(links.busy_ns[bucket, counted, route]),
+    }
+    return pa.Table.from_arrays([columns[name].cast(schema.field(name).type) for name in schema.names], schema=schema)
+
+
+def _places(cluster: Cluster) -> list[tuple[int, int, str, str]]:
+    """Node, engine (-1: the node's), resource and direction of each counter, in the order of `links.counter`."""
+    nodes, engines = range(cluster.num_nodes), range(cluster.num_engines)
+    shared = [
+        (node, -1, resource, direction)
+        for resource in ("snic", "dram")
+        for direction in ("read", "write")
+        for node in nodes
+    ]
+    own = [
+        (cluster.node_of(engine), engine, "cnic", direction) for direction in ("read", "write") for engine in engines
+    ]
+    return shared + own
 
 
 def _routes(rows: np.ndarray[Any, Any], arm: Arm) -> np.ndarray[Any, Any]:
