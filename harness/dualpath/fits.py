@@ -12,9 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PASS_TERMS = ("pass", "new token", "token of context", "pair")
-STEP_TERMS = ("step", "request", "token of context")
-
 
 @dataclass(frozen=True, slots=True)
 class Fit:
@@ -54,7 +51,8 @@ def fit(counts: Sequence[Sequence[float]], times: Sequence[float]) -> Fit:
 
 
 def pass_counts(chunks: Iterable[tuple[int, int]]) -> tuple[float, ...]:
-    """Of a forward pass whose requests have (cached, new) tokens, by PASS_TERMS: as core/batch.py counts pairs."""
+    """Of a forward pass whose requests have (cached, new) tokens: 1, new tokens, tokens of context, and pairs of a new
+    token and one that it attends to (as in core/batch.py)."""
     new, context, pairs = 0, 0, 0.0
     for cached_tokens, new_tokens in chunks:
         new += new_tokens
@@ -64,7 +62,7 @@ def pass_counts(chunks: Iterable[tuple[int, int]]) -> tuple[float, ...]:
 
 
 def step_counts(requests: int, context_tokens: float) -> tuple[float, ...]:
-    """Of a decode step, by STEP_TERMS; context_tokens: of all its requests."""
+    """Of a decode step: 1, requests, and tokens of context, of all its requests."""
     return 1.0, requests, context_tokens
 
 

@@ -58,7 +58,7 @@ def cold_ns_per_token(first: list[tuple[Chunks, int]], pass_fit: Fit) -> float:
 
 
 def passes(rig: Rig, batches: list[Chunks]) -> tuple[Fit, float]:
-    """Cost of forward passes (ns, by fits.PASS_TERMS), and prompt tokens per second in them, hits included."""
+    """Cost of forward passes (ns; fits.pass_counts), and prompt tokens per second in them, hits included."""
     times, _ = _work(rig, batches, _rounds(len(batches), _ROUNDS + 1), range(1), range(0), 0)
     typical = [_quartile(times[number]) for number in range(len(batches))]
     prompt_tokens = sum(cached + new for chunks in batches for cached, new in chunks)
@@ -66,7 +66,7 @@ def passes(rig: Rig, batches: list[Chunks]) -> tuple[Fit, float]:
 
 
 def steps(rig: Rig, longest: int) -> Fit:
-    """Cost of decode steps (ns, by fits.STEP_TERMS)."""
+    """Cost of decode steps (ns; fits.step_counts)."""
     contexts = (longest // 8, longest // 2, longest - _STEPS)
     design = [(requests, context) for requests in _STEP_REQUESTS for context in contexts]
     times: defaultdict[int, list[float]] = defaultdict(list)
@@ -82,11 +82,11 @@ def shared_dilation(rig: Rig, batches: list[Chunks], context: int) -> float:
     """How many times longer work takes where all engines of the rig compute than where one does."""
     prefill_engines = range(rig.cluster.num_prefill)
     decode_engines = range(rig.cluster.num_prefill, rig.cluster.num_engines)
-    order, no_engines = _rounds(len(batches), 2), range(0)
+    order, no_engines = _rounds(len(batches), 4), range(0)
     pass_alone, _ = _work(rig, batches, order, prefill_engines[:1], no_engines, context)
     _, step_alone = _work(rig, batches, order, no_engines, decode_engines[:1], context)
     pass_shared, step_shared = _work(rig, batches, order, prefill_engines, decode_engines, context)
-    alone_ns = sum(len(times) * pass_alone[number][-1] for number, times in pass_shared.items())
+    alone_ns = sum(len(times) * _quartile(pass_alone[number]) for number, times in pass_shared.items())
     shared_ns = sum(map(sum, pass_shared.values()))
     return (shared_ns / alone_ns + statistics.mean(step_shared) / statistics.mean(step_alone)) / 2
 

@@ -38,13 +38,13 @@ class Profile:
     step_us_per_request: float
     step_ns_per_context: float
     step_engines: int  # DEs whose decode steps run together
-    request_ms: float = 0.0  # from falling due until the scheduler sees a turn
+    request_ms: float = 0.0  # messages on a turn's way to its prefill: all before the scheduler sees it
     handoff_ms: float = 0.0  # from the prompt's KV in HBM until decode is asked for
     client_gb_per_s: float = 0.0  # what one engine's storage client reads at most; 0: no limit of its own
     snic_us_per_block: float = 0.0  # what a Full Block costs a storage NIC beside its bytes
     dram_gb_per_s: float = 0.0  # per node, reads and writes together; 0: no limit
-    cores: float = 0.0  # that all engines share; 0: each has its own
-    cold_us_per_token: float = 0.0  # per new token by which a pass is larger than all before on its PE
+    cores: float = 0.0  # that all engines share (sharing.py); 0: each has its own
+    cold_us_per_token: float = 0.0  # per new token by which a pass is larger than all before on its PEs
     model_bytes_per_token: float = 0.0  # model traffic on a PE's compute NIC per new token, each direction
 
 
