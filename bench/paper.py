@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "out" / "paper")
     parser.add_argument("--workers", type=int, default=WORKERS, help="runs at once (default: %(default)s)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: else the workers would go on alone
     cells = unique(cell for name in arguments.figure for cell in FIGURES[name].cells)
     swept = sweep(cells, ROOT, arguments.out, max(1, arguments.workers))
     for failure in swept.failed:

@@ -126,7 +126,7 @@ def _figure(moved: dict[str, list[float | None]]) -> Figure:
                 axes.barh(place, 100 * change, height=0.7, color=arm_colour(arm), alpha=0.85)
     axes.set_yticks(range(len(ordered)), ordered)
     axes.axvline(0, color="#888888", linewidth=0.8)
-    axes.set_xlabel("change of Basic / DualPath, %   (one colour: the constant x 0.8, the other: x 1.2)")
+    axes.set_xlabel("change of Basic / DualPath, %   (grey: the constant x 0.8, blue: x 1.2)")
     drawing.tight_layout()
     return finish(
         drawing,
