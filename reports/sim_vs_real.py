@@ -1,0 +1,325 @@
+"""The simulator against the real engine, arm by arm: a page, its figures, Markdown and checks.json.
+
+    python reports/sim_vs_real.py [--runs bench/out/sim_vs_real] [--cpu bench/out/cpu] [--out reports/out/sim_vs_real]
+
+Reads what bench/sim_vs_real.py left in RUNS (real, sim, profile.toml) and the real runs of bench/cpu.py. A run that is
+missing or void fails its checks with a note; it does not stop the report. Exits with 1 where a check failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib.pyplot as plt
+from dualpath.core.arms import ARMS
+from dualpath.core.errors import DualpathError, RunError
+from dualpath.report import style, tables
+from dualpath.report.cells import gather
+from dualpath.report.figure import Figure, finish
+from dualpath.report.sections import Section, Tile
+from dualpath.report.sections import caveats as caveats_of
+from dualpath.report.style import INK, SOFT_INK, WASH, arm_colour, rules
+from dualpath.report.table import NONE, Table, number, per_cent, table
+from dualpath.report.write import write_page
+from dualpath.results.checks import RUN_MISSING, Check, at_most
+from dualpath.results.metrics import METRICS, summary
+from dualpath.results.run import Run
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+ROOT = Path(__file__).resolve().parents[1]
+TITLE = "The simulator against the real engine"
+CLUSTERS = ("cpu-1p1d", "cpu-1p2d", "cpu-2p1d")
+LIMITS = {"jct": 0.05, "ttft_p50": 0.10}
+STATIONS = ("release", "schedule", "allocate", "read", "prefill", "ttst", "tpot")  # of a turn, in order
+WIDTH_IN = 7.6
+HOW = (
+    "Each arm of each preset runs on the real engine, and in the simulator with a profile that `dualpath calibrate` "
+    "measured on the same machine; no constant is fitted to the runs. Both numbers are medians: over repeats of the "
+    "real run, and over simulations whose latency of messages differs by up to 20 %. The ranges beside them say "
+    "what a difference can mean: where A against A differs by more than the bound, so may the simulator. Two kinds "
+    "of runs make much of little. Where requests alternate between two queues (dualpath-rr), some turns wait for a "
+    "short one and some for a long one, and the median turn stands between them. And the oracle reads nothing: its "
+    "prefill and decode engines share the cores and are about equally busy, so a few per cent decide at which of "
+    "them requests queue."
+)
+
+Tag = Literal["jct", "ttft_p50"]
+Side = Literal["real", "sim"]
+SIDES: tuple[Side, Side] = "real", "sim"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One arm on one cluster, both ways. `problem`: why there is no result of one of them."""
+
+    cluster: str
+    arm: str
+    real: list[Run]
+    simulated: list[Run]
+    problem: str
+
+    @cached_property
+    def numbers(self) -> dict[str, list[dict[str, float | None]]]:
+        return {"real": [summary(run) for run in self.real], "sim": [summary(run) for run in self.simulated]}
+
+    def values(self, side: Side, tag: str) -> list[float]:
+        return [value for found in self.numbers[side] if (value := found[tag]) is not None]
+
+    def middle(self, side: Side, tag: str) -> float | None:
+        values = self.values(side, tag)
+        return statistics.median(values) if values else None
+
+    def spread(self, side: Side, tag: str) -> float | None:
+        """A against A: largest / smallest - 1."""
+        values = self.values(side, tag)
+        return max(values) / min(values) - 1 if len(values) > 1 else None
+
+    def difference(self, tag: str) -> float | None:
+        """Simulated / real - 1."""
+        real, simulated = self.middle("real", tag), self.middle("sim", tag)
+        return simulated / real - 1 if real and simulated is not None else None
+
+
+def load(runs: Path, cpu: Path) -> list[Pair]:
+    return [
+        Pair(cluster, arm, real, simulated, "; ".join(dict.fromkeys(problems)))
+        for cluster in CLUSTERS
+        for arm in ARMS
+        for problems in [list[str]()]
+        for real in [_load([cpu / cluster / arm, runs / "real" / cluster / arm], "real", problems)]
+        for simulated in [_load([runs / "sim" / cluster / arm], "simulated", problems)]
+    ]
+
+
+def _load(cells: list[Path], what: str, problems: list[str]) -> list[Run]:
+    found: list[Run] = []
+    for path in sorted(path for cell in cells for path in cell.glob("r*")):
+        try:
+            run = Run.load(_near(path))
+        except RunError as error:
+            problems.append(str(error))
+            continue
+        if run.void:
+            problems.append(f"{run.directory} is void: {', '.join(run.reasons)}")
+        else:
+            found.append(run)
+    if not found:
+        problems.append(f"{what} {RUN_MISSING}")
+    return found
+
+
+def checks_of(pairs: Iterable[Pair]) -> Iterator[Check]:
+    names: dict[Tag, tuple[str, str]] = {"jct": ("jct", "JCT"), "ttft_p50": ("ttft", "TTFT of the median turn")}
+    for tag, (short, what) in names.items():
+        for pair in pairs:
+            difference, scale, unit = pair.difference(tag), *((1e-9, "s") if tag == "jct" else (1e-6, "ms"))
+            note = pair.problem
+            if difference is not None:
+                note = (
+                    f"real {_values(pair.values('real', tag), scale)} {unit}, "
+                    f"simulated {number(pair.middle('sim', tag), scale)} {unit} ({difference:+.1%}); A against A: real "
+                    f"{per_cent(pair.spread('real', tag))}, simulated {per_cent(pair.spread('sim', tag))}"
+                )
+            yield at_most(
+                f"simreal.{short}.{pair.cluster}.{pair.arm}",
+                f"{what}, {pair.arm} on {pair.cluster}: simulated / real - 1, either way",
+                None if difference is None else abs(difference),
+                LIMITS[tag],
+                note=note,
+                rows=[str(run.directory) for run in (*pair.real, *pair.simulated)],
+            )
+
+
+def _values(values: list[float], scale: float) -> str:
+    return ", ".join(number(value, scale) for value in sorted(values))
+
+
+def jct_figure(pairs: list[Pair]) -> Figure | None:
+    shown = [pair for pair in pairs if pair.difference("jct") is not None]
+    if not shown:
+        return None
+    arms = list(ARMS)
+    drawing, panels = plt.subplots(1, len(CLUSTERS), figsize=(WIDTH_IN, 0.8 + 0.36 * len(arms)), sharey=True)
+    for axes, cluster in zip(panels, CLUSTERS, strict=True):
+        for pair in (pair for pair in shown if pair.cluster == cluster):
+            row, colour = arms.index(pair.arm), arm_colour(pair.arm)
+            real, simulated = ([value / 1e9 for value in pair.values(side, "jct")] for side in SIDES)
+            axes.barh(row - 0.17, statistics.median(real), height=0.3, color=colour, linewidth=0)
+            axes.barh(row + 0.17, statistics.median(simulated), height=0.3, color=colour, alpha=0.45, linewidth=0)
+            for place, values in ((row - 0.17, real), (row + 0.17, simulated)):
+                axes.plot(
+                    [min(values), max(values)], [place, place], color=INK, linewidth=1.4, marker="|", markersize=5
+                )
+            longest = max(*real, *simulated)
+            axes.annotate(
+                f"{pair.difference('jct'):+.1%}",
+                (longest, row),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="center",
+                size=8,
+                color=SOFT_INK,
+            )
+        axes.set_title(cluster)
+        axes.set_xlim(0, axes.get_xlim()[1] * 1.22)
+        rules(axes)
+        axes.spines["left"].set_visible(False)
+    panels[0].set_yticks(range(len(arms)), arms)
+    panels[0].set_ylim(len(arms) - 0.5, -0.5)
+    panels[len(CLUSTERS) // 2].set_xlabel("JCT, s")
+    handles = [
+        Patch(color=SOFT_INK, label="real engine"),
+        Patch(color=SOFT_INK, alpha=0.45, label="simulated"),
+        Line2D([], [], color=INK, marker="|", label="A against A"),
+    ]
+    drawing.tight_layout(w_pad=1.2)
+    drawing.legend(handles=handles, loc="upper center", ncols=3, bbox_to_anchor=(0.55, 0))
+    return finish(
+        drawing,
+        "sim-real-jct",
+        "Job completion time, real and simulated",
+        "Upper bar: median of the real runs; lower, paler bar: of the simulations. Black: from the smallest to the "
+        "largest of them. The number is simulated over real, less 1.",
+    )
+
+
+def difference_figure(pairs: list[Pair]) -> Figure | None:
+    shown = [pair for pair in pairs if pair.difference("jct") is not None]
+    if not shown:
+        return None
+    drawing, panels = plt.subplots(1, 2, figsize=(WIDTH_IN, 0.7 + 0.21 * len(shown)), sharey=True)
+    for axes, (tag, title) in zip(panels, (("jct", "JCT"), ("ttft_p50", "TTFT, median turn")), strict=True):
+        limit = 100 * LIMITS[tag]
+        axes.axvspan(-limit, limit, color=WASH, linewidth=0)
+        axes.axvline(0, color=SOFT_INK, linewidth=0.8)
+        for row, pair in enumerate(shown):
+            real = pair.middle("real", tag)
+            assert real, "pairs without a real run were left out"
+            ends = [[100 * (value / real - 1) for value in pair.values(side, tag)] for side in SIDES]
+            axes.plot([min(ends[0]), max(ends[0])], [row, row], color=SOFT_INK, linewidth=5, alpha=0.35)
+            axes.plot([min(ends[1]), max(ends[1])], [row, row], color=arm_colour(pair.arm), linewidth=1.5)
+            axes.plot(100 * (pair.difference(tag) or 0.0), row, "o", color=arm_colour(pair.arm), markersize=5)
+        widest = max(1.6 * limit, *(abs(100 * (pair.difference(tag) or 0.0)) for pair in shown))
+        axes.set_xlim(-1.1 * widest, 1.1 * widest)
+        axes.set_title(title)
+        axes.set_xlabel("against the median real run, %")
+        axes.spines["left"].set_visible(False)
+        rules(axes)
+    panels[0].set_yticks(range(len(shown)), [f"{pair.arm} · {pair.cluster}" for pair in shown])
+    panels[0].set_ylim(len(shown) - 0.4, -0.6)
+    drawing.tight_layout(w_pad=1.5)
+    return finish(
+        drawing,
+        "sim-real-difference",
+        "How far off",
+        "Dot: median simulation; thin line: the range of simulations whose message latency differs by up to 20 %. "
+        "Grey: from the smallest to the largest real run, where there are repeats. The band is the bound. Where "
+        "requests alternate between two queues, the median TTFT lies between those of a short and of a long queue, "
+        "and moves far with little.",
+    )
+
+
+def numbers_table(pairs: list[Pair]) -> Table:
+    rows = []
+    for pair in pairs:
+        row = [pair.cluster, pair.arm, str(len(pair.real))]
+        for tag, scale in (("jct", 1e-9), ("ttft_p50", 1e-6), ("ttft", 1e-6)):
+            row += [
+                number(pair.middle("real", tag), scale),
+                number(pair.middle("sim", tag), scale),
+                _signed(pair.difference(tag)),
+                per_cent(pair.spread("real", tag)),
+                per_cent(pair.spread("sim", tag)),
+            ]
+        rows.append(row)
+    columns = ["cluster|", "arm|", "real runs"]
+    for name in ("JCT, s", "TTFT p50, ms", "TTFT mean, ms"):
+        columns += [f"{name}: real", "simulated", "difference", "A against A, real", "simulated"]
+    return table("Real and simulated", columns, rows)
+
+
+def stations_table(pairs: list[Pair]) -> Table:
+    rows = [
+        [
+            pair.cluster,
+            pair.arm,
+            *(number(pair.middle(side, tag), 1e-6) for tag in STATIONS for side in SIDES),
+        ]
+        for pair in pairs
+    ]
+    columns = ["cluster|", "arm|", *(name for tag in STATIONS for name in (f"{tag}: real", "simulated"))]
+    formulas = "; ".join(f"{tag} = {METRICS[tag].formula}" for tag in STATIONS)
+    return table(
+        "Where a turn's time goes, station by station", columns, rows, f"Means, ms. {formulas}", is_folded=True
+    )
+
+
+def profile_table(pairs: list[Pair]) -> Table:
+    """Of the simulations as the profile says: their first repeats."""
+    constants: dict[str, Any] = next((pair.simulated[0].raw.get("profile", {}) for pair in pairs if pair.simulated), {})
+    rows = [(name, f"{found['value']:.6g}", found["source"]) for name, found in constants.items()]
+    return table("The profile", ("constant|", "value", "source|"), rows)
+
+
+def _signed(value: float | None) -> str:
+    return NONE if value is None else f"{value:+.1%}"
+
+
+def _near(path: Path) -> Path:
+    """Relative to the working directory where the path lies below it: reports travel, machines do not."""
+    path = path.resolve()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=ROOT / "bench" / "out" / "sim_vs_real")
+    parser.add_argument("--cpu", type=Path, default=ROOT / "bench" / "out" / "cpu")
+    parser.add_argument("--out", type=Path, default=ROOT / "reports" / "out" / "sim_vs_real")
+    arguments = parser.parse_args()
+    style.apply()
+    pairs = load(arguments.runs, arguments.cpu)
+    checks = list(checks_of(pairs))
+    everything = gather(run for pair in pairs for run in (*pair.real, *pair.simulated[:1]))
+    failed = [check for check in checks if not check.passed]
+    worst = {tag: max((abs(pair.difference(tag) or 0.0) for pair in pairs), default=0.0) for tag in LIMITS}
+    figures = [figure for figure in (jct_figure(pairs), difference_figure(pairs)) if figure is not None]
+    sections = [
+        Section("failed", "Checks that failed", "", (), (tables.checks_table("Checks that failed", failed),)),
+        Section("checks", "Checks", "", (), (tables.checks_table("Checks", checks),), is_folded=True),
+        Section("compare", "Real and simulated", HOW, tuple(figures), (numbers_table(pairs), stations_table(pairs))),
+        Section("profile", "The profile", "What the simulator was told.", (), (profile_table(pairs),)),
+        Section("provenance", "Provenance", "", (), (tables.provenance(everything),), is_folded=True),
+    ]
+    page = write_page(
+        arguments.out,
+        title=TITLE,
+        tiles=[
+            Tile("JCT off by at most", per_cent(worst["jct"]), f"bound {LIMITS['jct']:.0%}"),
+            Tile("median TTFT off by at most", per_cent(worst["ttft_p50"]), f"bound {LIMITS['ttft_p50']:.0%}"),
+            Tile("checks passed", f"{len(checks) - len(failed)} / {len(checks)}", "each with its bound, below"),
+        ],
+        caveats=caveats_of(everything),
+        sections=[section for section in sections if section.figures or any(found.rows for found in section.tables)],
+        counts=(len(everything.runs), 0),
+        checks=checks,
+    )
+    for check in failed:
+        print(f"FAIL {check.id}: {per_cent(check.value)} (bound {check.bound}) {check.note}")
+    print(f"{len(checks) - len(failed)} of {len(checks)} checks passed; report: {_near(page)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except DualpathError as error:
+        sys.exit(f"error: {error}")
