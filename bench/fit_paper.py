@@ -20,6 +20,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,8 +43,7 @@ PAPER = ROOT / "reports" / "paper"
 JCT, TTFT, TTST, TPOT = 0.05, 0.10, 0.12, 0.05  # tolerances
 MOST = 6.0  # tolerances that one cell may count for
 ONLINE_S = {"DS 660B": 3500, "DS 27B": 2000}
-RATES = {"DS 660B": (0.1, 0.2, 0.3, 0.4), "DS 27B": (0.25, 0.5, 0.75)}
-ONLINE_SET = "64k"  # which set the paper ran online is not stated
+RATES = {"DS 660B": (0.1, 0.2, 0.3, 0.4, 0.45, 0.5), "DS 27B": (0.25, 0.4, 0.5, 0.6, 0.75)}
 
 Constants = tuple[tuple[str, float], ...]
 
@@ -125,6 +125,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=list(MODELS))
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--online-set", choices=("48k", "64k"), default="64k", help="the paper does not state it")
     parser.add_argument("--basic", action="store_true", help="only simulate the Basic cell of the fit set")
     arguments = parser.parse_args()
     model = MODELS[arguments.model]
@@ -132,30 +133,29 @@ def main() -> int:
         agents = 256 if arguments.model == "Qwen 32B" else 2048
         print(f"Basic, 48K, {agents} agents: {simulated(model, '48k', agents, None, (), 'basic')[0]:.0f} s")
         return 0
-    fit(arguments.model, model, arguments.minutes * 60)
+    fit(arguments.model, model, arguments.minutes * 60, arguments.online_set)
     return 0
 
 
-def fit(name: str, model: Model, seconds: float) -> None:
+def fit(name: str, model: Model, seconds: float, online_set: str) -> None:
     from cmaes import CMA  # optional, and only here
 
     names = list(model.free)
     centre = np.log([free.centre for free in model.free.values()])
     widths = np.array([free.width for free in model.free.values()])
-    todo = cells(name)
-    optimizer = CMA(mean=np.zeros(len(names)), sigma=0.5, seed=1, population_size=max(12, os.cpu_count() or 1))
+    todo = cells(name, online_set)
+    scale = np.minimum(widths, 0.5)
+    start = (np.log([shipped(model)[name] for name in names]) - centre) / scale
+    optimizer = CMA(mean=start, sigma=0.25, seed=1, population_size=max(12, os.cpu_count() or 1))
     best_score, best = math.inf, model.fixed
     ends = time.monotonic() + seconds
     with get_context("fork").Pool(os.cpu_count()) as pool:
         while time.monotonic() < ends:
             asked = [optimizer.ask() for _ in range(optimizer.population_size)]
-            tried = [
-                (*model.fixed, *zip(names, np.exp(centre + np.minimum(widths, 0.5) * x).tolist(), strict=True))
-                for x in asked
-            ]
+            tried = [(*model.fixed, *zip(names, np.exp(centre + scale * x).tolist(), strict=True)) for x in asked]
             errors = pool.starmap(residuals, [(model, todo, constants) for constants in tried], chunksize=1)
             scores = [
-                float((np.minimum(np.abs(e), MOST) ** 2).sum() + ((np.minimum(widths, 0.5) * x / widths) ** 2).sum())
+                float((np.minimum(np.abs(e), MOST) ** 2).sum() + ((scale * x / widths) ** 2).sum())
                 for e, x in zip(errors, asked, strict=True)
             ]
             optimizer.tell(list(zip(asked, scores, strict=True)))
@@ -169,7 +169,13 @@ def fit(name: str, model: Model, seconds: float) -> None:
         print(f"{cell.trace_set} {where}: {off}")
 
 
-def cells(name: str) -> list[Cell]:
+def shipped(model: Model) -> dict[str, float]:
+    """The constants that stand in the profile and the cluster file: the search starts there."""
+    cluster, profile, _ = simulated_cluster(_plan(model, "oracle", ()))
+    return {**asdict(profile), "decode_hbm_gb": cluster.memory.decode_hbm_bytes / 1e9}
+
+
+def cells(name: str, online_set: str) -> list[Cell]:
     found: list[Cell] = []
     for row in _rows("fig7_offline_jct"):
         if row["model"] == name and row["system"] == "oracle":
@@ -178,7 +184,7 @@ def cells(name: str) -> list[Cell]:
         rate = float(row["agents_per_s"])
         if row["model"] == name and row["system"] == "oracle" and rate in RATES[name]:
             theirs = float(row["ttft_s"]), float(row["ttst_s"]), float(row["tpot_s"])
-            found.append(Cell(ONLINE_SET, int(rate * ONLINE_S[name]), rate, theirs, (TTFT, TTST, TPOT)))
+            found.append(Cell(online_set, int(rate * ONLINE_S[name]), rate, theirs, (TTFT, TTST, TPOT)))
     return found
 
 
@@ -197,9 +203,7 @@ def simulated(
     model: Model, trace_set: str, agents: int, rate_per_s: float | None, constants: Constants, arm: str
 ) -> tuple[float, Rows]:
     """JCT and, online, the finished turns. Nothing is written."""
-    cluster_path = ROOT / "bench" / "clusters" / f"{model.cluster}.toml"
-    plan = Plan(Path(), cluster_path, arm, Path(), backend="sim", constants=constants)
-    cluster, profile, _ = simulated_cluster(plan)
+    cluster, profile, _ = simulated_cluster(_plan(model, arm, constants))
     families = _families(trace_set, agents)
     kept: list[Rows] = []
 
@@ -214,6 +218,11 @@ def simulated(
         pass
     jct_s = float(simulator.parts.counts[0].last_end_ns) / 1e9
     return jct_s, np.concatenate(kept) if kept else np.zeros(0, simulator.parts.turn_rows.dtype)
+
+
+def _plan(model: Model, arm: str, constants: Constants) -> Plan:
+    cluster_path = ROOT / "bench" / "clusters" / f"{model.cluster}.toml"
+    return Plan(Path(), cluster_path, arm, Path(), backend="sim", constants=constants)
 
 
 @cache

@@ -32,12 +32,12 @@ from dualpath.core.compiled import compiled
 from dualpath.core.errors import DualpathError
 from dualpath.core.feed import Feed
 from dualpath.core.heap import Heap, new_heap, put, take
+from dualpath.core.least import NEVER
 from dualpath.core.records import Integers
 from dualpath.core.state import State, new_state
 from dualpath.plan import Plan, starts_of
 from dualpath.sim.machine import COMPUTED, DUE, ENDED, FREED, READ_DONE, REPORTED, SENT
 from dualpath.sim.simulator import Simulator, Sinks
-from dualpath.sim.timers import NEVER
 from dualpath.simulate import simulate, simulated_cluster
 from dualpath.trace.reader import TraceFile
 from dualpath.trace.starts import Workload
@@ -112,7 +112,7 @@ def pending(options: argparse.Namespace) -> Result:
             while simulator.run_slice((len(samples) + 1) * _SAMPLE_NS):
                 pass
             parts = simulator.parts
-            groups = int(np.count_nonzero(parts.timers.at_ns < NEVER))
+            groups = int(np.count_nonzero(parts.timers.values < NEVER))
             samples.append(int(parts.events.size[0]) + int(parts.agents.due.size[0]) + groups)
         events = int(simulator.parts.counts[0].events)
     return {"pending": round(sum(samples) / len(samples)), "most_pending": max(samples), "events": events}

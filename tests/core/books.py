@@ -77,12 +77,14 @@ def check(state: State) -> None:
         of_node = state.engines["tokens"][state.engines["node"] == node]
         private = state.flights["total_tokens"][private_queue(state, node)].sum()
         decode = node >= rules.prefill_nodes
-        assert state.nodes[node].group_tokens == (of_node.sum() + private if decode else 0)
+        if decode:
+            assert state.group_tokens.values[node - rules.prefill_nodes] == of_node.sum() + private
         assert state.nodes[node].read_queue_blocks >= 0
         assert decode or not private
         if not decode:
             first = node * rules.engines_per_prefill_node
             assert state.nodes[node].least_engine == first + of_node.argmin(), "Algorithm 1 would look at the wrong one"
+            assert state.nodes[node].least_tokens == of_node.min()
     for engine in range(rules.num_prefill):
         ranks = state.flights["rank"][members(state.ready_queues, engine, state.after)].tolist()
         assert ranks == sorted(set(ranks)), "loaded requests go first come, first served"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dualpath.core.placement import note_tokens
+from dualpath.core.placement import add_group_tokens, note_tokens
 from dualpath.core.queues import NONE
 from dualpath.core.state import State
 
@@ -29,6 +29,6 @@ def carry(state: State, engine: int, tokens: int, requests: int = 0, hbm_blocks:
     carrier.requests += requests
     carrier.hbm_used += hbm_blocks
     if engine >= state.rules[0].num_prefill:
-        state.nodes[carrier.node].group_tokens += tokens
+        add_group_tokens(state, carrier.node, tokens)
     else:
         note_tokens(state, carrier.node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dualpath.core.least import NEVER
 from dualpath.core.queues import NONE
 from dualpath.sim.decode import (
     Decode,
@@ -16,7 +17,6 @@ from dualpath.sim.decode import (
     planned_ns,
     take_ended,
 )
-from dualpath.sim.timers import NEVER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stepped_decode import Job, Stepped

@@ -9,6 +9,7 @@ that can change their choice, together, so that Algorithm 1 picks among the engi
 from __future__ import annotations
 
 from dualpath.core.compiled import compiled
+from dualpath.core.least import set_value
 from dualpath.core.queues import NONE, pop, push
 from dualpath.core.reports import read_queue
 from dualpath.core.state import DECODE, PREFILL, State
@@ -47,13 +48,12 @@ def _least_loaded(state: State) -> int:
     rules = state.rules[0]
     best, best_is_long, best_tokens = NONE, False, 0
     for node in range(rules.prefill_nodes):
-        engine = state.nodes[node].least_engine
-        tokens = state.engines[engine].tokens
+        tokens = state.nodes[node].least_tokens
         if tokens > rules.beta_tokens:
             continue
         is_long = read_queue(state, node) > rules.alpha_blocks
         if best == NONE or (is_long, tokens) < (best_is_long, best_tokens):
-            best, best_is_long, best_tokens = engine, is_long, tokens
+            best, best_is_long, best_tokens = state.nodes[node].least_engine, is_long, tokens
     return best
 
 
@@ -67,6 +67,7 @@ def note_tokens(state: State, node: int) -> None:
         if state.engines[engine].tokens < state.engines[least].tokens:
             least = engine
     state.nodes[node].least_engine = least
+    state.nodes[node].least_tokens = state.engines[least].tokens
 
 
 @compiled
@@ -77,13 +78,16 @@ def share_among_groups(state: State) -> None:
     rules = state.rules[0]
     while state.arrivals[DECODE].length:
         flight = pop(state.arrivals, DECODE, state.after_decode)
-        best = rules.prefill_nodes
-        for node in range(rules.prefill_nodes + 1, rules.num_nodes):
-            if state.nodes[node].group_tokens < state.nodes[best].group_tokens:
-                best = node
-        state.nodes[best].group_tokens += state.flights[flight].total_tokens
+        best = rules.prefill_nodes + state.group_tokens.heap[0]
+        add_group_tokens(state, best, state.flights[flight].total_tokens)
         push(state.group_queues, best, state.after_decode, flight)
         place_in_group(state, best)
+
+
+@compiled
+def add_group_tokens(state: State, node: int, tokens: int) -> None:
+    group = node - state.rules[0].prefill_nodes
+    set_value(state.group_tokens, group, state.group_tokens.values[group] + tokens)
 
 
 @compiled
@@ -110,7 +114,7 @@ def place_in_group(state: State, node: int) -> None:
         if low == NONE and high == NONE:
             return
         pop(state.group_queues, node, state.after_decode)
-        state.nodes[node].group_tokens -= total_tokens
+        add_group_tokens(state, node, -total_tokens)
         take_decode(state, flight, low if low != NONE else high)
 
 
@@ -161,7 +165,7 @@ def take_decode(state: State, flight: int, engine: int) -> None:
     state.engines[engine].tokens += state.flights[flight].total_tokens
     state.engines[engine].requests += 1
     state.engines[engine].hbm_used += state.flights[flight].total_blocks
-    state.nodes[state.engines[engine].node].group_tokens += state.flights[flight].total_tokens
+    add_group_tokens(state, state.engines[engine].node, state.flights[flight].total_tokens)
     _note_placed(state, flight)
 
 
@@ -185,4 +189,4 @@ def leave_decode(state: State, flight: int) -> None:
     state.engines[engine].tokens -= state.flights[flight].total_tokens
     state.engines[engine].requests -= 1
     state.engines[engine].hbm_used -= state.flights[flight].total_blocks
-    state.nodes[state.engines[engine].node].group_tokens -= state.flights[flight].total_tokens
+    add_group_tokens(state, state.engines[engine].node, -state.flights[flight].total_tokens)

@@ -11,6 +11,7 @@ import numpy as np
 from dualpath.core.arms import Arm
 from dualpath.core.arrays import Arrays
 from dualpath.core.cluster import Cluster
+from dualpath.core.least import Least, new_least
 from dualpath.core.queues import NONE, QUEUE
 from dualpath.core.records import Integers, Records, records
 
@@ -56,7 +57,7 @@ NODE = np.dtype(
         ("read_queue_blocks", np.int64),  # read_q: blocks that wait on the node's storage NIC
         ("reported_blocks", np.int64),  # the same when it was last reported
         ("least_engine", np.int64),  # prefill nodes: the engine with the fewest tokens, the first of several
-        ("group_tokens", np.int64),  # decode nodes: tok_e of all engines, and of requests in the group's private queue
+        ("least_tokens", np.int64),  # its tokens
     ]
 )
 
@@ -114,6 +115,7 @@ class State(Arrays):
     counts: Records  # [1] COUNTS
     engines: Records  # [num_engines] ENGINE
     nodes: Records  # [num_nodes] NODE
+    group_tokens: Least  # by decode node: tok_e of all its engines, and of requests in the group's private queue
     arrivals: Records  # [2] QUEUE: PREFILL, DECODE
     placed: Records  # [1] QUEUE: both engines known, no route yet
     group_queues: Records  # [num_nodes] QUEUE: private queues of the decode groups
@@ -172,6 +174,7 @@ def new_state(cluster: Cluster, arm: Arm, capacity: int) -> State:
         counts=counts,
         engines=engines,
         nodes=nodes,
+        group_tokens=new_least(cluster.decode.nodes, 0),
         arrivals=records(QUEUE, 2),
         placed=records(QUEUE, 1),
         group_queues=records(QUEUE, cluster.num_nodes),

@@ -16,6 +16,7 @@ from dualpath.core.batch import attention_ns
 from dualpath.core.compiled import compiled
 from dualpath.core.heap import put, take
 from dualpath.core.hops import STAGES, batch_tokens, stored_tokens
+from dualpath.core.least import NEVER, set_value
 from dualpath.core.queues import NONE
 from dualpath.core.records import Integers
 from dualpath.core.state import PREFILL
@@ -32,7 +33,6 @@ from dualpath.sim.links import (
 )
 from dualpath.sim.parts import Parts
 from dualpath.sim.sharing import price_steps, shared_pass_ns
-from dualpath.sim.timers import NEVER, set_timer
 
 READ_DONE, COMPUTED, SENT, FREED, JOIN, ENDED, DUE, REPORTED = range(8)  # kinds; the first six in order at one time
 DONE, ROWS_FULL, NEED_ARRIVALS, NEED_ROOM, PAUSED, STUCK = range(6)  # why `go_on` returned
@@ -53,7 +53,7 @@ def go_on(parts: Parts, horizon_ns: int, most_events: int) -> int:
     while counts.events < until:
         event_ns = parts.events.rows[0].a if parts.events.size[0] else NEVER
         group = parts.timers.heap[0]
-        group_ns = parts.timers.at_ns[group]
+        group_ns = parts.timers.values[group]
         due_ns = NEVER
         if parts.agents.due.size[0]:
             due_ns = parts.agents.due.rows[0].a + int(parts.costs[0].request_ns)
@@ -345,7 +345,7 @@ def _start_decode(parts: Parts, flight: int) -> None:
 def _ask_to_join(parts: Parts, flight: int) -> None:
     engine = parts.state.flights[flight].decode_engine - parts.state.rules[0].num_prefill
     group = engine // parts.costs[0].step_engines
-    set_timer(parts.timers, group, ask_to_join(parts.decode, group, flight, parts.counts[0].now_ns))
+    set_value(parts.timers, group, ask_to_join(parts.decode, group, flight, parts.counts[0].now_ns))
 
 
 @compiled
@@ -369,14 +369,14 @@ def _visit(parts: Parts, group: int) -> None:
         parts.joined[num_joined] = flight
         num_joined, flight = num_joined + 1, behind
     if decode.groups[group].requests == 0:
-        set_timer(parts.timers, group, NEVER)
+        set_value(parts.timers, group, NEVER)
         return
     price_steps(parts, group)
     second_ns = next_step_ns(decode, group)
     for place in range(num_joined):
         parts.marks[parts.joined[place]].second_token_ns = second_ns
     plan(decode, group)
-    set_timer(parts.timers, group, planned_ns(decode, group))
+    set_value(parts.timers, group, planned_ns(decode, group))
 
 
 @compiled

@@ -9,12 +9,12 @@ from dualpath.core.arms import Arm
 from dualpath.core.arrays import Arrays
 from dualpath.core.cluster import Cluster
 from dualpath.core.heap import Heap, grow_heap, new_heap
+from dualpath.core.least import NEVER, Least, new_least
 from dualpath.core.records import Integers, Records, records
 from dualpath.core.state import State, grow, new_state
 from dualpath.sim.decode import Decode, grow_decode, new_decode
 from dualpath.sim.links import Links, new_links
 from dualpath.sim.profile import Profile
-from dualpath.sim.timers import Timers, new_timers
 
 COSTS = np.dtype(
     [
@@ -117,7 +117,7 @@ class Parts(Arrays):
     links: Links
     decode: Decode
     step_ps: Integers  # [3] of a decode group that has cores of its own
-    timers: Timers  # by decode group
+    timers: Least  # by decode group: when it is to be visited, ns
     events: Heap  # (time, kind, flight or engine, payload)
     client_free_ns: Integers  # [num_engines] when an engine's storage client has served its reads
     pass_free_ns: Integers  # [num pass groups] when the passes given so far are computed
@@ -171,7 +171,7 @@ def new_parts(
         links=new_links(cluster, profile.dram_gb_per_s * 1e9, profile.snic_us_per_block * 1e3, bucket_ns),
         decode=new_decode(cluster.num_decode, profile.step_engines, step_ps, capacity),
         step_ps=np.array(step_ps, np.int64),
-        timers=new_timers(cluster.num_decode // profile.step_engines),
+        timers=new_least(cluster.num_decode // profile.step_engines, NEVER),
         events=new_heap(0),
         client_free_ns=np.zeros(cluster.num_engines, np.int64),
         pass_free_ns=np.zeros(cluster.num_prefill // cluster.pass_engines, np.int64),

@@ -12,10 +12,10 @@ from dualpath.core.arms import Arm
 from dualpath.core.cluster import Cluster
 from dualpath.core.errors import ClusterError
 from dualpath.core.feed import Feed
+from dualpath.core.least import NEVER
 from dualpath.sim.machine import DONE, NEED_ARRIVALS, NEED_ROOM, ROWS_FULL, STUCK, go_on
 from dualpath.sim.parts import grow_parts, new_parts
 from dualpath.sim.profile import Profile
-from dualpath.sim.timers import NEVER
 
 Rows = npt.NDArray[np.void]
 _SLICE_EVENTS = 2_000_000  # between looks at Ctrl-C and the progress bar: about half a second
