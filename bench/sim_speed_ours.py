@@ -192,7 +192,7 @@ def _simulator(options: argparse.Namespace, sinks: Sinks) -> Iterator[tuple[Simu
     plan = _plan(options, Path("unused"))
     cluster, profile, _ = simulated_cluster(plan)
     with TraceFile.open(plan.trace) as trace:
-        feed = Feed(starts_of(plan, trace), plan.gap_scale, cluster.block_tokens)
+        feed = Feed(starts_of(plan, trace), plan.gap_factor, cluster.block_tokens)
         yield Simulator(cluster, ARMS[plan.arm], profile, feed, sinks), feed
 
 

@@ -35,7 +35,8 @@ class Plan:
     agents: int | None = None  # None: as many as the trace has
     mode: FeedMode = "offline"
     rate_per_s: float | None = None  # online: trajectories per second
-    gap_scale: float = 0.0
+    gap_scale: float = 0.0  # on recorded gaps
+    gap_s: float = 0.0  # mean of drawn gaps, instead of the recorded ones
     seed: int = 0
     repeat: int = 0
     scale: Fraction = Fraction(1)
@@ -60,8 +61,20 @@ class Plan:
             raise PlanError(f"--rate is {self.rate_per_s}; it must be between 1e-9 and 1e9 trajectories per second")
         if not 0 <= self.gap_scale < 1e9:
             raise PlanError(f"--gap-scale is {self.gap_scale}; it must be between 0 and 1e9")
+        if not 0 <= self.gap_s <= 1e6:
+            raise PlanError(f"--gap-s is {self.gap_s}; it must be between 0 and 1e6 seconds")
+        if self.gap_s and self.gap_scale:
+            raise PlanError(
+                f"--gap-s {self.gap_s:g} and --gap-scale {self.gap_scale:g} exclude each other: gaps are "
+                "drawn or as recorded"
+            )
         if not 0 <= self.seed < 2**63:
             raise PlanError(f"--seed is {self.seed}; it must be between 0 and 2**63 - 1")
+
+    @property
+    def gap_factor(self) -> float:
+        """On the gaps of the trajectories that `starts_of` gives."""
+        return 1.0 if self.gap_s else self.gap_scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +104,7 @@ def starts_of(plan: Plan, trace: TraceFile) -> Iterator[Start]:
         max_len=plan.max_len,
         append_factor=plan.append_factor,
         generate_factor=plan.generate_factor,
+        gap_s=plan.gap_s,
     )
     match plan.mode:
         case "offline":
@@ -124,7 +138,13 @@ def describe(plan: Plan, cluster: Cluster) -> dict[str, Any]:
         "backend": "null" if plan.null else plan.backend,
         "arm": plan.arm,
         "cluster": resolved,
-        "feed": {"mode": plan.mode, "rate_per_s": plan.rate_per_s, "gap_scale": plan.gap_scale, "seed": plan.seed},
+        "feed": {
+            "mode": plan.mode,
+            "rate_per_s": plan.rate_per_s,
+            "gap_scale": plan.gap_scale,
+            "gap_s": plan.gap_s,
+            "seed": plan.seed,
+        },
         "selection": {
             "agents": plan.agents,
             "scale": str(plan.scale),

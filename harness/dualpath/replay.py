@@ -61,7 +61,7 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
     _check_space(store_directory, workload, cluster, arm)
 
     warm_up(cluster, arm)
-    feed = Feed(starts_of(plan, trace), plan.gap_scale)
+    feed = Feed(starts_of(plan, trace), plan.gap_factor)
     scheduler = Scheduler(cluster, arm)
     contents = Contents(cluster, feed.trajectory, plan.seed, moves_kv=arm.moves_kv)
     contents.known(scan(store_directory, layout))

@@ -39,7 +39,7 @@ class Machine:
     cluster: Cluster
     profile: Profile
     arm: Arm
-    gap_scale: float = 0.0
+    gap_factor: float = 0.0
 
 
 class Ran(NamedTuple):
@@ -70,7 +70,7 @@ def run_in_memory(machine: Machine, starts: Iterable[Start]) -> Ran:
         machine.cluster,
         machine.arm,
         machine.profile,
-        Feed(starts, machine.gap_scale, machine.cluster.block_tokens),
+        Feed(starts, machine.gap_factor, machine.cluster.block_tokens),
         Sinks(
             turns=lambda rows, feed: turns.append(turn_table(rows, feed, machine.arm)),
             passes=lambda rows: passes.append(pass_table(rows)),

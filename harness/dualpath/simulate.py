@@ -79,7 +79,7 @@ def _simulate(
         arm,
         lambda event, commands: decisions.append(decision_row(next(index), event, commands, None)),
     )
-    feed = Feed(starts_of(plan, trace), plan.gap_scale, cluster.block_tokens)
+    feed = Feed(starts_of(plan, trace), plan.gap_factor, cluster.block_tokens)
     sinks = Sinks(
         take_turns, lambda rows: passes.append_table(pass_table(rows)), witness.take if plan.decisions else None
     )

@@ -204,7 +204,7 @@ def run_task(task: Task) -> Row:
         cluster, arm = cluster_at(task.cluster, task.point), ARMS[task.arm]
         check(cluster, task.profile)
         cluster.check_fits(*task.largest, arm.layerwise)
-        starts, machine = _starts(task.plan), Machine(cluster, task.profile, arm, task.plan.gap_scale)
+        starts, machine = _starts(task.plan), Machine(cluster, task.profile, arm, task.plan.gap_factor)
         ran = run_in_memory(machine, starts)
         found = summary_of(ran.turns.lazy())
         row.update({f"{tag}_ns": found[tag] for tag in NUMBERS})

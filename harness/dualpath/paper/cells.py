@@ -50,6 +50,7 @@ class Cell:
     rate_per_s: float | None = None  # None: offline, all agents start together
     append_factor: Fraction = Fraction(1)
     generate_factor: Fraction = Fraction(1)
+    gap_s: float = 0.0  # mean tool time between turns
     constants: tuple[tuple[str, float], ...] = ()
     factors: tuple[tuple[str, float], ...] = ()
 
@@ -61,6 +62,8 @@ class Cell:
         for word, factor in (("append", self.append_factor), ("generate", self.generate_factor)):
             if factor != 1:
                 given.append(f"{word}-{float(factor):g}")
+        if self.gap_s:
+            given.append(f"gap-{self.gap_s:g}s")
         given += [f"{name}={value:g}" for name, value in self.constants]
         given += [f"{name}x{factor:g}" for name, factor in self.factors]
         return "/".join((self.cluster, self.max_len, load, ",".join(given)))
@@ -80,6 +83,7 @@ class Cell:
             max_len=MAX_TOKENS[self.max_len] if is_scaled else None,  # the shipped sets are cut already
             append_factor=self.append_factor,
             generate_factor=self.generate_factor,
+            gap_s=self.gap_s,
             constants=self.constants,
             factors=self.factors,
         )

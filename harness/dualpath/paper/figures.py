@@ -15,6 +15,7 @@ from dualpath.paper import (
     fig13,
     fig14,
     fig15,
+    gaps,
     range42,
     sensitivity,
     table1,
@@ -47,5 +48,6 @@ FIGURES: dict[str, Entry] = {
     "fig15": Entry(fig15.CELLS, fig15.report),
     "table3": Entry(table3.CELLS, table3.report),
     "working_set": Entry(working_set.CELLS, working_set.report),
+    "gaps": Entry(gaps.CELLS, gaps.report),
     "sensitivity": Entry(sensitivity.CELLS, sensitivity.report),
 }

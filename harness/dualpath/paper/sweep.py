@@ -6,13 +6,9 @@ it at once. Either way the runs that are whole stay, and the next call goes on f
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +16,11 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dualpath.core.errors import DualpathError, RunError
+from dualpath.core.errors import DualpathError
 from dualpath.paper.cells import Cell, unique
 from dualpath.plan import Outcome, Plan
 from dualpath.series import is_done, run_plan
+from dualpath.workers import results_of
 
 WORKERS = 2
 _TURNS = {"32k": 60, "48k": 106, "64k": 157}  # per trajectory (Table 2): what a cell costs
@@ -51,7 +48,7 @@ def sweep(cells: Iterable[Cell], root: Path, out: Path, workers: int = WORKERS) 
     todo.sort(key=lambda pair: -cost(pair[0]))  # the long ones first, so that no worker is left alone with one
     ran = 0
     failed: list[str] = []
-    with _bar(sum(cost(cell) for cell, _ in todo)) as told, closing(_outcomes(todo, workers)) as outcomes:
+    with _bar(sum(cost(cell) for cell, _ in todo)) as told, closing(results_of(_simulate, todo, workers)) as outcomes:
         told(f"{kept} of {kept + len(todo)} runs are there already", 0)
         try:
             for cell, outcome in outcomes:
@@ -71,49 +68,14 @@ def cost(cell: Cell) -> int:
     return cell.agents * _TURNS[cell.max_len]
 
 
-def _outcomes(todo: list[tuple[Cell, Plan]], workers: int) -> Generator[tuple[Cell, Outcome]]:
-    if not todo:
-        return
-    with _pool(min(workers, len(todo))) as pool:
-        futures: dict[Future[Outcome], Cell] = {pool.submit(_simulate, plan): cell for cell, plan in todo}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:
-                raise RunError(
-                    "a worker died, perhaps for want of memory; what is whole is kept: run again, with fewer workers"
-                ) from None
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[Executor]:
-    """Worker processes that do not see Ctrl-C; leaving early ends them at once."""
-    before = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupts)
-    try:
-        yield pool
-    except BaseException:
-        children = set(multiprocessing.active_children()) - before
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in children:
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown()
-
-
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _simulate(plan: Plan) -> Outcome:
+def _simulate(task: tuple[Cell, Plan]) -> tuple[Cell, Outcome]:
     """In a worker. An earlier run of the directory is void or of another plan."""
+    cell, plan = task
     shutil.rmtree(plan.output, ignore_errors=True)
     try:
-        return run_plan(plan, lambda done, total: None)
+        return cell, run_plan(plan, lambda done, total: None)
     except DualpathError as error:
-        return Outcome(plan.output, "void", (str(error),), 0, 0, None)
+        return cell, Outcome(plan.output, "void", (str(error),), 0, 0, None)
 
 
 @contextmanager

@@ -212,7 +212,7 @@ def _caveats(swept: Swept) -> list[str]:
             "Latencies are means over every turn of the trace, from the first arrival to the last token: with few "
             "trajectories the cluster is not yet, or no longer, under its full load for much of that time."
         )
-    elif feed["gap_scale"] == 0:
+    elif feed["gap_scale"] == feed["gap_s"] == 0:
         found.append("Gaps between turns are zero, as in the paper: agents load the cluster as hard as they can.")
     return found
 

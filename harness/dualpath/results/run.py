@@ -58,6 +58,7 @@ class Feed(msgspec.Struct, frozen=True):
     mode: str  # offline | online | recorded
     rate_per_s: float | None = None
     gap_scale: float | None = None
+    gap_s: float = 0.0
     seed: int | None = None
 
 
@@ -156,6 +157,7 @@ class Run:
             "mode": feed.mode,
             "rate_per_s": feed.rate_per_s,
             "gap_scale": feed.gap_scale,
+            "gap_s": feed.gap_s,
         }
 
     @property

@@ -10,6 +10,7 @@ from itertools import islice
 
 from dualpath.core.errors import TraceError
 from dualpath.core.trajectory import Trajectory, Turn
+from dualpath.trace.gaps import with_gaps
 from dualpath.trace.reader import TraceFile
 from dualpath.trace.shrink import lengthen, shrink
 
@@ -35,10 +36,11 @@ def select(
     max_len: int | None = None,
     append_factor: Fraction = Fraction(1),
     generate_factor: Fraction = Fraction(1),
+    gap_s: float = 0.0,
     synthetic_round_tokens: int = 64,
 ) -> Iterator[list[Trajectory]]:
     """The families of `agents` agents (None: as many as the file has), shrunk, in file order, read as they are asked
-    for; sub-agents come along with their root and are not counted.
+    for; sub-agents come along with their root and are not counted. gap_s: mean tool time to put between turns.
 
     Where the file has fewer, one is drawn (seeded) and a synthetic round of random tokens with one token of
     output is put before it, as in the paper (section 7.2, Replay): its prefix is cold and shared with nobody.
@@ -51,7 +53,8 @@ def select(
 
     def fitting() -> Iterator[list[Trajectory]]:
         longer = ([lengthen(each, append_factor, generate_factor) for each in family] for family in families(trace))
-        shrunk = (_shrunk(family, scale, max_len) for family in longer)
+        apart = ([with_gaps(each, gap_s, seed) for each in family] for family in longer)
+        shrunk = (_shrunk(family, scale, max_len) for family in apart)
         return (family for family in shrunk if family)
 
     chosen = 0

@@ -1,0 +1,68 @@
+"""The command line: parse, call one function, print.
+
+Exit codes: 0 done; 1 a check or comparison failed; 2 the run is void; 3 bad input; 130 interrupted.
+With --json the last line of stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import click
+
+from dualpath.cli.machine import calibrate_command, doctor
+from dualpath.cli.reading import compare_command, report
+from dualpath.cli.serving import replay_command, simulate_command, whatif_command
+from dualpath.cli.shared import BAD_INPUT, INTERRUPTED, example
+from dualpath.cli.traces import trace
+from dualpath.core.errors import DualpathError
+
+
+def main() -> None:
+    """Entry point: our errors become one line on stderr and an exit code. SIGTERM and SIGHUP are as Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        status = cli.main(standalone_mode=False)
+    except DualpathError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(BAD_INPUT)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(BAD_INPUT)
+    except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=example(
+        "dualpath doctor",
+        "dualpath replay traces/smoke.parquet --cluster bench/clusters/cpu-1p1d.toml --arm all -o RUNS",
+        "dualpath report RUNS/* -o REPORT",
+    ),
+)
+@click.version_option(package_name="dualpath")
+def cli() -> None:
+    """Replay multi-turn agent traces through a prefill/decode engine whose KV cache lives in storage, and measure
+    which path its bytes should take."""
+
+
+for command in (
+    doctor,
+    replay_command,
+    simulate_command,
+    whatif_command,
+    calibrate_command,
+    compare_command,
+    report,
+    trace,
+):
+    cli.add_command(command)
