@@ -20,10 +20,12 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install $$quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-repro: $(READY) ## the main job: replay under all arms on the real engine, simulate the paper (under 40 min)
+repro: $(READY) ## the main job: replay under all arms on the real engine, simulate the same, simulate the paper (under 40 min)
 	@$(BIN)/python bench/cpu.py || [ $$? -eq 2 ] # a void run fails its checks in the report
 	@$(BIN)/python bench/native_load.py
-	@status=0; $(BIN)/python reports/cpu.py || status=$$?; $(MAKE) --no-print-directory paper || status=$$?; exit $$status
+	@$(BIN)/python bench/sim_vs_real.py || [ $$? -eq 2 ]
+	@status=0; $(BIN)/python reports/cpu.py || status=$$?; $(BIN)/python reports/sim_vs_real.py || status=$$?; \
+	$(MAKE) --no-print-directory paper || status=$$?; exit $$status
 
 paper: $(READY) ## simulate every figure and table of the paper, write reports/out/paper/index.html (under 20 min)
 	@$(BIN)/python bench/paper.py || [ $$? -eq 2 ] # a void run fails its checks in the report

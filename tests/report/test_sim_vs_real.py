@@ -63,7 +63,7 @@ def test_every_cell_is_compared_and_the_noise_stands_beside_it(
 ) -> None:
     code, checks = _report(program, runs, monkeypatch)
     assert code == 0
-    assert len(checks) == 2 * 3 * len(ARMS)
+    assert len(checks) == 2 * 3 * len(program.JUDGED)
     found = checks["simreal.jct.cpu-1p2d.split"]
     assert found["value"] == pytest.approx(0.02)
     assert found["bound"] == "<= 0.05"
@@ -83,15 +83,27 @@ def test_a_cell_that_is_too_far_off_fails_and_only_that(
     program: ModuleType, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for repeat in range(3):
-        directory = runs / "svr" / "sim" / "cpu-2p1d" / "oracle" / f"r{repeat}"
+        directory = runs / "svr" / "sim" / "cpu-2p1d" / "split" / f"r{repeat}"
         shutil.rmtree(directory)
-        _write(directory, "cpu-2p1d", "oracle", "sim", repeat, 1.1, 80)
+        _write(directory, "cpu-2p1d", "split", "sim", repeat, 1.1, 80)
     code, checks = _report(program, runs, monkeypatch)
     assert code == 1
     failed = [id for id, row in checks.items() if not row["pass"]]
-    assert failed == ["simreal.jct.cpu-2p1d.oracle", "simreal.ttft.cpu-2p1d.oracle"]
+    assert failed == ["simreal.jct.cpu-2p1d.split", "simreal.ttft.cpu-2p1d.split"]
     assert checks[failed[1]]["value"] == pytest.approx(0.2)
     assert "(-20.0%)" in str(checks[failed[1]]["note"])
+
+
+def test_the_noise_of_the_real_engine_is_the_least_bound_and_the_oracle_is_not_judged(
+    program: ModuleType, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arm in ("split", "oracle"):
+        directory = runs / "svr" / "real" / "cpu-1p1d" / arm / "r1"
+        shutil.rmtree(directory)
+        _write(directory, "cpu-1p1d", arm, "engine", 1, 0.99, 130)
+    code, checks = _report(program, runs, monkeypatch)
+    assert (code, checks["simreal.ttft.cpu-1p1d.split"]["bound"]) == (0, "<= 0.3")
+    assert "simreal.ttft.cpu-1p1d.oracle" not in checks
 
 
 def test_what_is_missing_or_void_fails_with_its_reason_and_does_not_stop_the_report(
