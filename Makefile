@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup repro paper smoke sim-speed test check format clean
+.PHONY: help setup repro paper smoke sim-speed test test-rdma check format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ sim-speed: $(READY) ## how fast the simulator is, beside DynoSim and SimPy from 
 
 test: $(READY) ## all tests (under 8 min)
 	@$(BIN)/python -m pytest
+
+test-rdma: $(READY) ## tests of RDMA, in a guest with Debian's kernel and its software RDMA device (under 10 min)
+	@$(BIN)/python tests/rdma/guest.py --install || [ $$? -eq 77 ] # 77: skipped, it has said why
 
 check: $(READY) ## format, lint, types, import rules
 	@$(BIN)/ruff format --check --quiet .

@@ -29,7 +29,7 @@ REPEATED = (  # A against A: what the ratios and ties are made of
     ("cpu-1p1d", "layerwise"),
 )
 # A small machine's share of the 32K set: lengths by 1/16, trajectories cut where the context reaches 768 tokens.
-TRACE, SCALE, MAX_LEN, AGENTS = "agents-32k", Fraction(1, 16), 768, 32
+TRACE, SCALE, MAX_LEN, AGENTS = "agents-32k", Fraction(1, 16), 768, 48
 
 
 def steps(out: Path, smoke: bool) -> list[Step]:

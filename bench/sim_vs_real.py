@@ -28,7 +28,7 @@ from dualpath.simulate import simulate
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTERS = ("cpu-1p1d", "cpu-1p2d", "cpu-2p1d")
-TRACE, SCALE, MAX_LEN, AGENTS = "agents-32k", Fraction(1, 16), 768, 32  # as in bench/cpu.py
+TRACE, SCALE, MAX_LEN, AGENTS = "agents-32k", Fraction(1, 16), 768, 48  # as in bench/cpu.py
 LATENCIES = (1.0, 0.8, 0.9, 1.1, 1.2)  # of request_ms, by repeat of a simulation
 
 

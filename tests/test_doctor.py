@@ -94,6 +94,11 @@ def machine(root: Path, state: str, node: bool) -> tuple[Path, Path]:
     port = root / "infiniband" / "mlx5_0" / "ports" / "1"
     port.mkdir(parents=True)
     (port / "state").write_text(state)
+    (port / "link_layer").write_text("Ethernet\n")
+    (port / "rate").write_text("400 Gb/sec\n")
+    (port / "gids").mkdir()
+    (port / "gids" / "0").write_text("0000:0000:0000:0000:0000:0000:0000:0000\n")
+    (port / "gids" / "1").write_text("::ffff:10.0.0.1\n")
     nodes = root / "dev"
     nodes.mkdir()
     if node:
@@ -110,7 +115,10 @@ def test_rdma_with_everything_is_usable(tmp_path: Path, monkeypatch: pytest.Monk
     install(monkeypatch)
     devices, nodes = machine(tmp_path, "4: ACTIVE\n", node=True)
     (finding,) = doctor.rdma(devices, nodes, memlock_bytes=1 << 40)
-    assert finding == doctor.Finding("rdma", "mlx5_0 (active)", True, "the rdma transport can be used")
+    hint = "KV can go over it: dualpath replay --transport verbs"
+    assert finding == doctor.Finding(
+        "rdma", "mlx5_0 (active, Ethernet, 400 Gb/sec, GIDs 1 ::ffff:10.0.0.1)", True, hint
+    )
 
 
 @pytest.mark.parametrize(

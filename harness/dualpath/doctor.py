@@ -85,8 +85,8 @@ def rdma(
     devices = sorted(devices_at.iterdir()) if devices_at.is_dir() else []
     described = []
     for device in devices:
-        states = [state.read_text().split(":")[-1].strip().lower() for state in sorted(device.glob("ports/*/state"))]
-        described.append(f"{device.name} ({', '.join(states) or 'no port'})")
+        ports = [_port(port) for port in sorted(device.glob("ports/*"))]
+        described.append(f"{device.name} ({'; '.join(ports) or 'no port'})")
     missing = []
     if not devices:
         missing.append(
@@ -109,9 +109,22 @@ def rdma(
     hint = (
         f"shared memory stands in for RDMA between processes of one host; missing: {'; '.join(missing)}"
         if missing
-        else "the rdma transport can be used"
+        else "KV can go over it: dualpath replay --transport verbs"
     )
     return [Finding("rdma", ", ".join(described) or "no device", not missing, hint)]
+
+
+def _port(port: Path) -> str:
+    """State, link layer, rate and GIDs, as far as the kernel tells."""
+
+    def read(name: str) -> str:
+        path = port / name
+        return path.read_text().strip() if path.exists() else ""
+
+    words = [read("state").split(":")[-1].strip().lower(), read("link_layer"), read("rate")]
+    gids = [(int(path.name), path.read_text().strip()) for path in port.glob("gids/*")]
+    used = [f"{index} {gid}" for index, gid in sorted(gids) if gid.strip("0:")]
+    return ", ".join([*filter(None, words), *([f"GIDs {', '.join(used)}"] if used else [])])
 
 
 def _python() -> list[Finding]:

@@ -14,6 +14,7 @@ from dualpath.core.arms import ARMS
 from dualpath.core.cluster import Cluster
 from dualpath.core.errors import PlanError, RunError
 from dualpath.core.feed import Start
+from dualpath.engine.rdma import RdmaSettings
 from dualpath.provenance import provenance
 from dualpath.trace import starts
 from dualpath.trace.reader import TraceFile
@@ -46,6 +47,7 @@ class Plan:
     deterministic: bool = False
     verify: bool = False
     null: bool = False
+    rdma: RdmaSettings | None = None  # real: KV between engines goes over RDMA; None: through shared memory
     store: Path | None = None  # None: OUTPUT/store, deleted at the end
     model: str | None = None  # simulated: instead of the cluster file's, with the profile of the same name
     profile: str | None = None  # simulated: a shipped name or a file; None: the cluster file's
@@ -156,6 +158,7 @@ def describe(plan: Plan, cluster: Cluster) -> dict[str, Any]:
         "repeat": plan.repeat,
         "deterministic": plan.deterministic,
         "verify": plan.verify,
+        "transport": "shared" if plan.rdma is None else {"verbs": msgspec.to_builtins(plan.rdma)},
         "constants": [list(pair) for pair in plan.constants],
         "factors": [list(pair) for pair in plan.factors],
     }

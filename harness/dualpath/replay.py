@@ -81,6 +81,7 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
         verify=plan.verify,
         durable=cluster_file.durable,
         null=plan.null,
+        rdma=plan.rdma,
     )
     recorder = Recorder(
         plan.output,
@@ -117,6 +118,7 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
     if recorder.ended < workload.turns and not reasons:
         reasons.append(f"{workload.turns - recorder.ended} turns did not end")
     facts["storage"].update(_storage_access(backend.summaries))
+    facts["rdma"] = [msgspec.to_builtins(each.rdma) for each in backend.summaries if each.rdma is not None]
     status: Literal["ok", "void"] = "void" if reasons else "ok"
     facts.update(
         status=status,

@@ -10,6 +10,7 @@ from dualpath.core.hops import HOPS, Charge, Stage, charges
 from dualpath.engine.data_path import DataPath, link_of, link_rates
 from dualpath.engine.meter import Meter
 from dualpath.engine.pacer import Pacer
+from dualpath.engine.transport import Done
 
 _CLUSTER = load_cluster(Path(__file__).parents[2] / "bench" / "clusters" / "cpu-1p2d.toml").cluster
 
@@ -37,9 +38,9 @@ def test_a_stage_charges_the_bytes_it_moved_to_each_of_its_hops(stage: Stage) ->
     meter = Meter()
     moved = []
 
-    def copy() -> int:
+    def copy() -> Done:
         moved.append(stage)
-        return 4321
+        return Done(4321)
 
     with Pacer.create([None] * len(link_rates(_CLUSTER))) as pacer:
         path = DataPath(_CLUSTER, pacer, meter)

@@ -51,7 +51,7 @@ def processes(tmp_path: Path) -> Iterator[EngineProcesses]:
         )
         processes.start(setup)
     try:
-        assert {message.engine for message in processes.first_messages() if isinstance(message, Hello)} == {0, 1}
+        assert {message.engine for message in processes.answers() if isinstance(message, Hello)} == {0, 1}
         for engine in range(2):
             processes.send(engine, StartClock(0))
         yield processes

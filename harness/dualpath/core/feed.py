@@ -95,7 +95,7 @@ class Feed:
         heap = self.agents.due
         while heap.size[0] and heap.rows[0].a <= now_ns:
             due_ns, number, turn, _ = take(heap)
-            turns.append(DueTurn(due_ns, number, turn))
+            turns.append(DueTurn(int(due_ns), int(number), int(turn)))
         return turns
 
     def ended(self, trajectory: int, turn: int, end_ns: int) -> None:

@@ -32,6 +32,9 @@ from dualpath.engine.messages import (
     BlocksRead,
     BufferReleased,
     ChunkWork,
+    Connect,
+    Connected,
+    Endpoint,
     EngineSetup,
     Failed,
     Hello,
@@ -46,9 +49,12 @@ from dualpath.engine.messages import (
 )
 from dualpath.engine.pacer import Pacer
 from dualpath.engine.processes import EngineProcesses
+from dualpath.engine.rdma import RdmaError, RdmaSettings
 from dualpath.engine.slots import Slots
 
-_ERRORS: dict[str, type[DualpathError]] = {"CorruptBlockError": CorruptBlockError, "StoreError": StoreError}
+_ERRORS: dict[str, type[DualpathError]] = {
+    error.__name__: error for error in (CorruptBlockError, StoreError, RdmaError)
+}
 
 
 class EngineBackend:
@@ -73,6 +79,7 @@ class EngineBackend:
         verify: bool,
         durable: str,
         null: bool,
+        rdma: RdmaSettings | None = None,
     ) -> None:
         self._cluster = cluster
         self._arm = arm
@@ -92,6 +99,7 @@ class EngineBackend:
             null=null,
             store_directory=str(store_directory),
             durable=durable,
+            rdma=rdma,
             pacer_fd=-1,
             buffer_fds=[],
             cluster=msgspec.msgpack.encode(cluster),
@@ -117,9 +125,10 @@ class EngineBackend:
         pacer = Pacer.create(link_rates(cluster))
         fds = [_anonymous_memory(buffer_bytes(cluster, engine)) for engine in range(cluster.num_engines)]
         for engine in range(cluster.num_engines):
-            # a PE reads and writes every DE's buffer; a DE touches its own only
+            # a PE reads and writes every DE's buffer, over a network or in memory they share; a DE touches its own only
+            is_shared = self._setup.rdma is None and engine < cluster.num_prefill
             wanted = [
-                fd if peer == engine or (engine < cluster.num_prefill and peer >= cluster.num_prefill) else -1
+                fd if peer == engine or (is_shared and peer >= cluster.num_prefill) else -1
                 for peer, fd in enumerate(fds)
             ]
             self._processes.start(
@@ -134,12 +143,27 @@ class EngineBackend:
         for fd in fds:
             os.close(fd)
         pacer.close()
-        for message in self._processes.first_messages():
+        endpoints: list[Endpoint] = []
+        for message in self._processes.answers():
             self._refuse_failure(message)
             assert isinstance(message, Hello), "an engine's first message, if it has not failed"
+            if message.endpoint is not None:
+                endpoints.append(message.endpoint)
+        if endpoints:
+            self._connect(endpoints)
         self._zero_ns = time.monotonic_ns()
         for engine in range(cluster.num_engines):
             self._processes.send(engine, StartClock(self._zero_ns))
+
+    def _connect(self, endpoints: list[Endpoint]) -> None:
+        """Tell each side the other's ends of queue pairs."""
+        num_prefill = self._cluster.num_prefill
+        for engine in range(self._cluster.num_engines):
+            others = [each for each in endpoints if (each.engine < num_prefill) != (engine < num_prefill)]
+            self._processes.send(engine, Connect(others))
+        for message in self._processes.answers():
+            self._refuse_failure(message)
+            assert isinstance(message, Connected), "what an engine says to Connect, if it has not failed"
 
     def now_ns(self) -> int:
         return time.monotonic_ns() - self._zero_ns

@@ -14,6 +14,7 @@ from dualpath.engine.geometry import BlockGeometry
 from dualpath.engine.messages import BlockRef, BlocksRead, CheckedBlock, ReadBlocks
 from dualpath.engine.shared_buffer import SharedBuffer
 from dualpath.engine.store import BlockReader
+from dualpath.engine.transport import Done
 
 
 class QueuedReader:
@@ -77,9 +78,9 @@ class QueuedReader:
         into = self._buffer.view[start : start + self._geometry.stride_bytes]
         found: list[int] = []
 
-        def copy() -> int:
+        def copy() -> Done:
             found.append(self._reader.read(ref.key, ref.location, into, path=self._label))
-            return self._reader.layout.block_bytes
+            return Done(self._reader.layout.block_bytes)
 
         self._path.move(
             self._stage,

@@ -13,6 +13,7 @@ from dualpath.core.cluster import Cluster
 from dualpath.core.hops import Charge, Route, Stage, charges
 from dualpath.engine.meter import Meter
 from dualpath.engine.pacer import Pacer, Reservation
+from dualpath.engine.transport import Completion
 
 
 def link_rates(cluster: Cluster) -> list[float | None]:
@@ -51,10 +52,10 @@ class DataPath:
         layers: int,
         prefill_engine: int,
         decode_engine: int,
-        copy: Callable[[], int],
+        copy: Callable[[], Completion],
     ) -> Move:
-        """Begin to move `tokens` tokens' KV of `layers` layers. `copy` does the moving, before this returns, and says
-        how many bytes it moved: these are counted. The move is done when its links have let the bytes pass, too. Post
+        """Begin to move `tokens` tokens' KV of `layers` layers. `copy` begins the moving; the bytes
+        that its completion says have moved are counted. The move is done when its links have let them pass, too. Post
         several before waiting for the first: a link idles while nobody has reserved it."""
         num_bytes = tokens * layers * self._cluster.model.kv_layer_bytes
         hops = list(charges(self._cluster, stage, route, prefill_engine, decode_engine))
@@ -71,13 +72,14 @@ class DataPath:
         layers: int,
         prefill_engine: int,
         decode_engine: int,
-        copy: Callable[[], int],
+        copy: Callable[[], Completion],
     ) -> None:
         """Post one move and wait for it."""
         self.post(stage, route, tokens, layers, prefill_engine, decode_engine, copy).wait()
 
     def complete(self, move: Move) -> None:
-        """Wait until every link let the move pass, then count it."""
+        """Wait until the bytes have moved and every link let them pass, then count them."""
+        num_bytes = move.completion.wait()
         self._pacer.wait(*move.reservations)
         span_ns = {
             reservation.link: (reservation.start_ns, reservation.end_ns)
@@ -88,7 +90,7 @@ class DataPath:
         for charge, link in zip(move.hops, move.links, strict=True):
             paced = link in span_ns
             start_ns, end_ns = span_ns[link] if link is not None and paced else unpaced
-            self._meter.add(charge, "kv", move.num_bytes, start_ns - self.zero_ns, end_ns - self.zero_ns, paced)
+            self._meter.add(charge, "kv", num_bytes, start_ns - self.zero_ns, end_ns - self.zero_ns, paced)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class Move:
     hops: list[Charge]
     links: list[int | None]  # by hop
     reservations: list[Reservation]
-    num_bytes: int  # moved
+    completion: Completion  # of the bytes
     posted_ns: int
 
     def wait(self) -> None:

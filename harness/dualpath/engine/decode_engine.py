@@ -28,7 +28,7 @@ from dualpath.engine.messages import BlockRef, BufferReleased, CheckedBlock, Sta
 from dualpath.engine.model import Model
 from dualpath.engine.shared_buffer import SharedBuffer
 from dualpath.engine.store import SegmentWriter
-from dualpath.engine.transport import Transport
+from dualpath.engine.transport import Done, Transport
 
 _WRITERS = 2
 
@@ -158,7 +158,7 @@ class DecodeEngine:
                 self._engine,
                 lambda pieces=pieces: self._transport.read(  # type: ignore[misc]
                     f"buffer/{self._engine}", self._hbm_name, pieces
-                ).wait(),
+                ),
             )
 
     def _page_pieces(self, page: int, slot: int, tokens: int) -> list[Piece]:
@@ -295,7 +295,7 @@ class DecodeEngine:
                 self._cluster.model.layers,
                 sequence.work.prefill_engine,
                 self._engine,
-                lambda: self._transport.write(f"buffer/{self._engine}", self._hbm_name, pieces).wait(),
+                lambda: self._transport.write(f"buffer/{self._engine}", self._hbm_name, pieces),
             )
             self._store(sequence, block, slot)
             self._staging.put(slot)
@@ -306,11 +306,11 @@ class DecodeEngine:
     def _store(self, sequence: _Sequence, block: int, slot: int) -> None:
         key = sequence.work.keys[block]
 
-        def append() -> int:
+        def append() -> Done:
             location = self._writer.append(key, self._slot(slot))
             with self._lock:
                 sequence.stored.append(BlockRef(key, location))
-            return self._writer.layout.block_bytes
+            return Done(self._writer.layout.block_bytes)
 
         self._path.move(
             "store",

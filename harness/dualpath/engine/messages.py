@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from dualpath.engine.rdma import End, PortFacts, RdmaSettings
 from dualpath.engine.store import Location
 
 TOKEN_VARIABLE = "DUALPATH_TOKEN"  # environment variable that takes a run's token to its engines
@@ -78,6 +79,30 @@ class StartDecode(Message, frozen=True):
     hit_refs: list[BlockRef]  # only with verification
 
 
+class RemoteRegion(msgspec.Struct, frozen=True, array_like=True):
+    """Memory that its owner lets its peers read and write."""
+
+    name: str
+    address: int
+    num_bytes: int
+    key: int
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """An engine on the network: its port, its ends of queue pairs by peer, its regions."""
+
+    engine: int
+    port: PortFacts
+    ends: dict[int, End]
+    regions: list[RemoteRegion]
+
+
+class Connect(Message, frozen=True):
+    """The engines on the other side. Answered by Connected."""
+
+    peers: list[Endpoint]
+
+
 class Shutdown(Message, frozen=True):
     pass
 
@@ -86,6 +111,11 @@ class Shutdown(Message, frozen=True):
 
 
 class Hello(Message, frozen=True):
+    engine: int
+    endpoint: Endpoint | None = None  # over a network
+
+
+class Connected(Message, frozen=True):
     engine: int
 
 
@@ -154,6 +184,21 @@ class LinkRow(msgspec.Struct, frozen=True):
     busy_ns: int
 
 
+class RdmaCounts(msgspec.Struct, frozen=True):
+    """What an engine's NIC did."""
+
+    engine: int
+    device: str
+    regions: int
+    registered_bytes: int
+    work_requests: int
+    doorbells: int
+    moved_bytes: int
+    notices_sent: int  # one per layer of a request's share of a batch: "it is there"
+    notices_heard: int
+    copied_bytes: int  # by the processor, between the engine's own regions; nothing is staged for the network
+
+
 class Summary(Message, frozen=True):
     """An engine's last message."""
 
@@ -162,10 +207,13 @@ class Summary(Message, frozen=True):
     reads_note: str  # why not
     links: list[LinkRow]
     blocks: list[CheckedBlock]
+    rdma: RdmaCounts | None = None
 
 
-ToEngine = StartClock | ReadBlocks | PrefillBatch | StartDecode | Shutdown
-ToCoordinator = Hello | BlocksRead | BatchComputed | BatchSent | BufferReleased | TurnDone | Failed | Summary
+ToEngine = Connect | StartClock | ReadBlocks | PrefillBatch | StartDecode | Shutdown
+ToCoordinator = (
+    Hello | Connected | BlocksRead | BatchComputed | BatchSent | BufferReleased | TurnDone | Failed | Summary
+)
 
 
 class EngineSetup(msgspec.Struct, frozen=True):
@@ -182,6 +230,7 @@ class EngineSetup(msgspec.Struct, frozen=True):
     null: bool  # answer at once, do nothing
     store_directory: str
     durable: str
+    rdma: RdmaSettings | None  # None: shared memory
     pacer_fd: int
     buffer_fds: list[int]  # by engine; -1 where this engine needs none
     cluster: bytes  # msgpack of core.cluster.Cluster

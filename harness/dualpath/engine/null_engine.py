@@ -13,6 +13,8 @@ from dualpath.engine.messages import (
     BlockRef,
     BlocksRead,
     BufferReleased,
+    Connect,
+    Connected,
     EngineSetup,
     Hello,
     PrefillBatch,
@@ -40,6 +42,9 @@ class NullEngine:
 
     def hello(self) -> Hello:
         return Hello(self._engine)
+
+    def connect(self, message: Connect) -> Connected:
+        return Connected(self._engine)
 
     def summary(self) -> Summary:
         return Summary(self._engine, None, "", [], [])

@@ -171,7 +171,7 @@ class PrefillEngine:
                 1,
                 self._engine,
                 work.decode_engine,
-                lambda region=region, pieces=pieces: self._transport.read(region, self._hbm_name, pieces).wait(),  # type: ignore[misc]
+                lambda region=region, pieces=pieces: self._transport.read(region, self._hbm_name, pieces),  # type: ignore[misc]
             )
 
     def _digest(self, part: _Part, layer: int) -> None:
@@ -335,5 +335,5 @@ class PrefillEngine:
                 work.decode_engine,
                 lambda pieces=pieces: self._transport.write(  # type: ignore[misc]
                     f"buffer/{work.decode_engine}", self._hbm_name, pieces
-                ).wait(),
+                ),
             )

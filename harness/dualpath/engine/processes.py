@@ -30,7 +30,7 @@ from dualpath.engine.messages import (
 # goes back to the system and is faulted in again, page by page: decode steps then take twice their time.
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 
-_START_TIMEOUT_S = 60
+_START_TIMEOUT_S = 180  # an emulated machine takes half a minute to import torch
 _END_TIMEOUT_S = 10
 _LAST_MESSAGE_S = 0.3  # what a process sent before it ended arrives within this time
 
@@ -100,8 +100,8 @@ class EngineProcesses:
                 return messages
         raise self._death(self._dead[0])
 
-    def first_messages(self) -> list[ToCoordinator]:
-        """The first message of every engine, or those until one has failed. Raises WorkerError."""
+    def answers(self) -> list[ToCoordinator]:
+        """The next message of every engine, or those until one has failed. Raises WorkerError."""
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         found: list[ToCoordinator] = []
         while len(found) < len(self._children) and not any(isinstance(message, Failed) for message in found):

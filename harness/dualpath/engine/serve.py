@@ -20,6 +20,8 @@ import zmq
 
 from dualpath.engine.messages import (
     TOKEN_VARIABLE,
+    Connect,
+    Connected,
     EngineSetup,
     Failed,
     Hello,
@@ -60,6 +62,9 @@ class Served(Protocol):
     """An engine, real or null. All methods return at once; what happens is put into the outbox."""
 
     def hello(self) -> Hello: ...
+
+    def connect(self, message: Connect) -> Connected:
+        """Reach the engines on the other side. Raises WorkerError."""
 
     def start(self, zero_ns: int) -> None:
         """Set the run's clock (CLOCK_MONOTONIC at its time 0) and start working."""
@@ -112,6 +117,8 @@ def _serve(engine: Served, outbox: Outbox, socket: zmq.Socket[bytes], parent_pid
         if socket not in ready:
             continue
         match decoder.decode(socket.recv()):
+            case Connect() as message:
+                socket.send(msgspec.msgpack.encode(engine.connect(message)))
             case StartClock(zero_ns=zero_ns):
                 engine.start(zero_ns)
             case Shutdown():

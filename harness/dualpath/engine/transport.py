@@ -1,6 +1,6 @@
 """Moving bytes between engines: one-sided access to memory that its owner registered.
 
-The shape is RDMA's, which comes next: regions are registered once and named, a peer connects to them, and the one
+The shape is RDMA's (verbs_transport.py): regions are registered once and named, a peer connects to them, and the one
 that needs the bytes reads or writes them; the owner takes no part. Transports move bytes and nothing else: rates,
 lanes and counting are the data path's.
 """
@@ -24,8 +24,8 @@ class Transport(Protocol):
     """Contract: `read` and `write` may return before the bytes have moved; source and destination must stay
     untouched until the completion. Regions are flat byte tensors [num_bytes]. Thread-safe."""
 
-    def register(self, name: str, region: Tensor) -> None:
-        """Make local memory usable as source and destination."""
+    def register(self, name: str, region: Tensor, *, is_shared: bool = False) -> None:
+        """Make local memory usable as source and destination; by peers too, where it is shared."""
 
     def read(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
         """Bring pieces of a remote region into a local one."""
@@ -34,7 +34,9 @@ class Transport(Protocol):
         """Put pieces of a local region into a remote one."""
 
 
-class _Done(NamedTuple):
+class Done(NamedTuple):
+    """Bytes that have moved already."""
+
     num_bytes: int
 
     def wait(self) -> int:
@@ -47,7 +49,7 @@ class SharedMemoryTransport:
     def __init__(self) -> None:
         self._regions: dict[str, Tensor] = {}
 
-    def register(self, name: str, region: Tensor) -> None:
+    def register(self, name: str, region: Tensor, *, is_shared: bool = False) -> None:
         assert name not in self._regions, f"region {name} registered twice"
         self._regions[name] = region
 
@@ -57,18 +59,18 @@ class SharedMemoryTransport:
 
     def read(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
         source, target = self._regions[remote], self._regions[local]
-        return _copied(source, target, ((p.remote_offset, p.local_offset, p.num_bytes) for p in pieces))
+        return copy_pieces(source, target, ((p.remote_offset, p.local_offset, p.num_bytes) for p in pieces))
 
     def write(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
         source, target = self._regions[local], self._regions[remote]
-        return _copied(source, target, ((p.local_offset, p.remote_offset, p.num_bytes) for p in pieces))
+        return copy_pieces(source, target, ((p.local_offset, p.remote_offset, p.num_bytes) for p in pieces))
 
 
-def _copied(source: Tensor, target: Tensor, pieces: Iterable[tuple[int, int, int]]) -> _Done:
+def copy_pieces(source: Tensor, target: Tensor, pieces: Iterable[tuple[int, int, int]]) -> Done:
     """pieces: (offset in source, offset in target, bytes)"""
     moved = 0
     for from_offset, to_offset, num_bytes in pieces:
         part = source[from_offset : from_offset + num_bytes]
         target[to_offset : to_offset + num_bytes].copy_(part)
         moved += len(part)
-    return _Done(moved)
+    return Done(moved)

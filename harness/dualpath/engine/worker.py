@@ -20,6 +20,8 @@ from dualpath.engine.decode_engine import DecodeEngine
 from dualpath.engine.geometry import buffer_bytes, store_layout
 from dualpath.engine.messages import (
     CheckedBlock,
+    Connect,
+    Connected,
     EngineSetup,
     Hello,
     LinkRow,
@@ -32,10 +34,12 @@ from dualpath.engine.meter import Meter
 from dualpath.engine.model import Model, best_device
 from dualpath.engine.pacer import Pacer
 from dualpath.engine.prefill_engine import PrefillEngine
+from dualpath.engine.rdma import RdmaSettings
 from dualpath.engine.serve import Outbox, failed, run_process
 from dualpath.engine.shared_buffer import SharedBuffer
 from dualpath.engine.store import BlockReader, SegmentWriter
-from dualpath.engine.transport import SharedMemoryTransport
+from dualpath.engine.transport import SharedMemoryTransport, Transport
+from dualpath.engine.verbs_transport import VerbsTransport
 
 
 class Engine:
@@ -49,13 +53,13 @@ class Engine:
         self._setup = setup
         self._meter = Meter()
         self.path = DataPath(cluster, Pacer.attach(setup.pacer_fd), self._meter)
-        transport = SharedMemoryTransport()
         buffers = {
             peer: SharedBuffer(fd, buffer_bytes(cluster, peer)) for peer, fd in enumerate(setup.buffer_fds) if fd >= 0
         }
+        self._verbs = _verbs(cluster, engine, setup.rdma)
+        transport: Transport = self._verbs or SharedMemoryTransport()
         for peer, buffer in buffers.items():
-            register = transport.register if peer == engine else transport.connect
-            register(f"buffer/{peer}", buffer.tensor)
+            transport.register(f"buffer/{peer}", buffer.tensor, is_shared=cluster.role_of(peer) == "decode")
         model = Model(cluster.model, setup.seed, best_device())
         layout = store_layout(cluster)
         self._reader = BlockReader(setup.store_directory, layout)
@@ -102,6 +106,8 @@ class Engine:
     def start(self, zero_ns: int) -> None:
         """Set the run's clock and start working."""
         self.path.zero_ns = zero_ns
+        if self._verbs is not None:
+            self._verbs.start(self._spawn)
         self.reads.start(self._spawn)
         if self.prefill is not None:
             self.prefill.start(self._spawn)
@@ -120,14 +126,20 @@ class Engine:
                 self.decode.submit(message)
 
     def hello(self) -> Hello:
-        return Hello(self._setup.engine)
+        return Hello(self._setup.engine, self._verbs.endpoint() if self._verbs is not None else None)
+
+    def connect(self, message: Connect) -> Connected:
+        assert self._verbs is not None, "only engines that told their endpoint are connected"
+        self._verbs.connect(message.peers)
+        return Connected(self._setup.engine)
 
     def summary(self) -> Summary:
         checked: list[CheckedBlock] = list(self.reads.checked)
         for part in (self.prefill, self.decode):
             checked += part.checked if part is not None else []
         rows = [LinkRow(**row) for row in self._meter.rows()]
-        return Summary(self._setup.engine, self._reader.direct, self._reader.direct_reason, rows, checked)
+        rdma = self._verbs.counts() if self._verbs is not None else None
+        return Summary(self._setup.engine, self._reader.direct, self._reader.direct_reason, rows, checked, rdma)
 
     def _spawn(self, name: str, body: Callable[[], None]) -> None:
         threading.Thread(target=partial(self._guard, body), name=name, daemon=True).start()
@@ -138,6 +150,14 @@ class Engine:
                 body()
         except BaseException as error:  # the thread's boundary: a failure becomes a message, never a hang
             self._outbox.put(failed(self._setup.engine, error))
+
+
+def _verbs(cluster: Cluster, engine: int, settings: RdmaSettings | None) -> VerbsTransport | None:
+    if settings is None:
+        return None
+    is_prefill = cluster.role_of(engine) == "prefill"
+    peers = range(cluster.num_prefill, cluster.num_engines) if is_prefill else range(cluster.num_prefill)
+    return VerbsTransport(engine, peers, settings, hears_notices=not is_prefill)
 
 
 if __name__ == "__main__":

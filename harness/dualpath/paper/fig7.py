@@ -35,12 +35,8 @@ _SYSTEMS = ("oracle", "dualpath", "basic")
 _CLUSTERS = tuple(dict.fromkeys(cluster for cluster, _ in AGENTS))
 
 BELIEFS: dict[str, str] = {
-    "paper.fig7.ds660b-2p4d.32k": "the shipped 32K set's longest trajectories are shorter than the paper's: "
-    "Oracle, which is in the fit set, is 15-22 % low in the same cells, and there"
-    " the longest trajectories are the JCT",
-    "paper.fig7.ds27b-1p1d.32k": "the shipped 32K set's longest trajectories are shorter than the paper's: "
-    "Oracle, which is in the fit set, is 15-22 % low in the same cells, and there"
-    " the longest trajectories are the JCT",
+    "paper.fig7.ds27b-1p1d.32k": "Basic, which one storage NIC binds here, is as short as DualPath: the contexts of an "
+    "agent's turns must add up to more in the paper's 32K set than Table 2's means give with our population",
     "paper.fig7.ds27b-1p1d": "DualPath keeps both storage NICs 95 % busy here; the paper's stay at 25-29 "
     "GB/s each, which a little less DRAM for buffers, or less even reads, would "
     "give",
