@@ -10,6 +10,10 @@ import pytest
 from dualpath.core.trajectory import Trajectory, Turn
 from dualpath.trace.schema import TraceMeta
 from dualpath.trace.writer import TraceWriter
+from hypothesis import settings
+
+settings.register_profile("no deadline", deadline=None)  # how long an example takes is no matter of right or wrong
+settings.load_profile("no deadline")
 
 _CLUSTER = """
 model = "{model}"

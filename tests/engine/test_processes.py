@@ -45,6 +45,7 @@ def processes(tmp_path: Path) -> Iterator[EngineProcesses]:
             null=True,
             store_directory="",
             durable="process",
+            rdma=None,
             pacer_fd=memory,
             buffer_fds=[],
             cluster=b"",

@@ -156,7 +156,11 @@ def main() -> int:
         return SKIPPED
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    image, unpacked, version = kernel(work)
+    try:
+        image, unpacked, version = kernel(work)
+    except (subprocess.CalledProcessError, StopIteration) as error:
+        print(f"SKIPPED: no Debian kernel can be had: {error}")
+        return SKIPPED
     ramdisk = initramfs(work, modules(unpacked, version, MODULES))
     job = work / "job"
     shutil.rmtree(job, ignore_errors=True)
