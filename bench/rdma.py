@@ -24,13 +24,12 @@ from typing import Any
 
 import torch
 from dualpath.core.errors import DualpathError
-from dualpath.engine.rdma import DOORBELL, Memory, Nic, QueuePair, RdmaSettings, Work
+from dualpath.engine.rdma import DOORBELL, Memory, Nic, RdmaSettings, Work
 
 ROUNDS = 3
 POST_BYTES = (50_000, 256_000)
 MESSAGE_BYTES = 1 << 20
 REGION_BYTES = 64 << 20
-GID_INDEX = 1  # of a software device's IPv4 address
 
 
 class Loop:
@@ -58,13 +57,13 @@ def work_of(own: Memory, other: Memory, num_bytes: int, num: int) -> list[Work]:
     ]
 
 
-def post_ns(loop: Loop, pair: QueuePair, num_bytes: int, per_doorbell: int) -> float:
+def post_ns(loop: Loop, num_bytes: int, per_doorbell: int) -> float:
     """Per work request."""
     work = work_of(loop.own, loop.other, num_bytes, per_doorbell)
     spent_ns, posted_work = 0, 0
     for _ in range(DOORBELL // per_doorbell):
         start_ns = time.perf_counter_ns()
-        posted = pair.post("write", loop.own, loop.other.remote_key, work)
+        posted = loop.pair.post("write", loop.own, loop.other.remote_key, work)
         spent_ns += time.perf_counter_ns() - start_ns
         posted_work += len(work)
         loop.near.wait(posted)
@@ -92,9 +91,9 @@ def write_mb_per_s(loop: Loop, seconds: float) -> float:
     return moved / elapsed_s / 1e6
 
 
-def perftest_mb_per_s(device: str, seconds: float) -> float:
+def perftest_mb_per_s(device: str, gid_index: int, seconds: float) -> float:
     messages = max(20, round(100e6 * seconds / MESSAGE_BYTES))
-    command = ["ib_write_bw", "-d", device, "-s", str(MESSAGE_BYTES), "-n", str(messages), "-F", "-x", str(GID_INDEX)]
+    command = ["ib_write_bw", "-d", device, "-s", str(MESSAGE_BYTES), "-n", str(messages), "-F", "-x", str(gid_index)]
     command.append("--report_gbits")
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -115,12 +114,12 @@ def rows(seconds: float) -> Iterator[dict[str, Any]]:
     for repeat in range(ROUNDS):
         for num_bytes in POST_BYTES:
             for per_doorbell in (1, DOORBELL):
-                value = post_ns(loop, loop.pair, num_bytes, per_doorbell)
+                value = post_ns(loop, num_bytes, per_doorbell)
                 yield {"what": "post", "bytes": num_bytes, "per_doorbell": per_doorbell, "ns": value, "repeat": repeat}
             yield {"what": "copy", "bytes": num_bytes, "ns": copy_ns(loop, num_bytes), "repeat": repeat}
         yield {"what": "write", "by": "dualpath", "mb_per_s": write_mb_per_s(loop, seconds), "repeat": repeat}
         if shutil.which("ib_write_bw"):
-            value = perftest_mb_per_s(device, seconds)
+            value = perftest_mb_per_s(device, loop.near.gid_index, seconds)
             yield {"what": "write", "by": "ib_write_bw", "mb_per_s": value, "repeat": repeat}
     loop.close()
 

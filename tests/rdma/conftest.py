@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     try:
         Nic(RdmaSettings()).close()
     except RdmaError as error:
+        if "DUALPATH_GUEST" in os.environ:  # it was made for these tests: without a device they have failed
+            raise
         for item in here:
             item.add_marker(pytest.mark.skip(reason=f"no RDMA here: {error}"))
 

@@ -94,15 +94,15 @@ def test_a_cell_that_is_too_far_off_fails_and_only_that(
     assert "(-20.0%)" in str(checks[failed[1]]["note"])
 
 
-def test_the_noise_of_the_real_engine_is_the_least_bound_and_the_oracle_is_not_judged(
+def test_noise_widens_no_bound_and_the_oracle_is_not_judged(
     program: ModuleType, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for arm in ("split", "oracle"):
         directory = runs / "svr" / "real" / "cpu-1p1d" / arm / "r1"
         shutil.rmtree(directory)
-        _write(directory, "cpu-1p1d", arm, "engine", 1, 0.99, 130)
+        _write(directory, "cpu-1p1d", arm, "engine", 1, 0.99, 160)
     code, checks = _report(program, runs, monkeypatch)
-    assert (code, checks["simreal.ttft.cpu-1p1d.split"]["bound"]) == (0, "<= 0.3")
+    assert (code, checks["simreal.ttft.cpu-1p1d.split"]["bound"]) == (1, "<= 0.1")
     assert "simreal.ttft.cpu-1p1d.oracle" not in checks
 
 

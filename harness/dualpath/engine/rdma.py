@@ -69,7 +69,7 @@ class RdmaSettings(msgspec.Struct, frozen=True):
 
     device: str | None = None  # None: the first one with an active port
     port: int = 1
-    gid_index: int | None = None  # None: the first RoCE v2 GID with an IPv4 address, else the first GID
+    gid_index: int | None = None  # None: the first GID with an IPv4 address, whichever RoCE it is of; else the first
     traffic_class: int = 0  # RoCE: DSCP << 2
     service_level: int = 0  # InfiniBand
     timeout_s: float = 30.0  # the longest that anything is waited for
@@ -126,7 +126,7 @@ class Posted:
 def load_pyverbs() -> tuple[Any, Any]:
     """(the package with its parts loaded, its enums). Raises RdmaError where it is not installed."""
     try:
-        for part in ("addr", "cq", "device", "mr", "pd", "qp", "wr"):
+        for part in ("addr", "cq", "device", "mr", "pd", "pyverbs_error", "qp", "wr"):
             import_module(f"pyverbs.{part}")
         try:
             enums = import_module("pyverbs.libibverbs_enums")
@@ -147,8 +147,9 @@ class Nic:
         """num_pairs: queue pairs that will be made. Raises RdmaError."""
         self.settings = settings
         self._verbs, self._enums = load_pyverbs()
+        self.failure: type[Exception] = self._verbs.pyverbs_error.PyverbsError  # of every call
         self._context = self._open()
-        self.facts, self._gid_index = self._port()
+        self.facts, self.gid_index = self._port()
         self._lock = threading.RLock()
         self._pd = self._verbs.pd.PD(self._context)
         depth, most = num_pairs * (SEND_DEPTH + RECEIVE_DEPTH), self._context.query_device().max_cqe
@@ -169,7 +170,7 @@ class Nic:
         wanted = self.settings.device
         try:
             names = [device.name.decode() for device in self._verbs.device.get_device_list()]
-        except Exception:  # pyverbs: "Failed to get devices list"
+        except self.failure:  # "Failed to get devices list": the kernel knows no RDMA
             names = []
         if not names:
             raise RdmaError(
@@ -183,7 +184,7 @@ class Nic:
             try:
                 context = self._verbs.device.Context(name=name)
                 state = context.query_port(self.settings.port).state
-            except Exception as error:
+            except self.failure as error:
                 failed.append(f"{name}: {error}")
                 continue
             if state == self._enums.IBV_PORT_ACTIVE:
@@ -204,7 +205,7 @@ class Nic:
             used = ", ".join(f"{number}: {gid}" for number, gid in enumerate(gids) if gid)
             raise RdmaError(f"{self._context.name}: no GID at index {index}; there are {used}; see --gid-index")
         if index is None:
-            mapped = [number for number, gid in enumerate(gids) if ":ffff:" in gid]
+            mapped = [number for number, gid in enumerate(gids) if _is_ipv4(gid)]
             used_gids = [number for number, gid in enumerate(gids) if gid]
             index = (mapped or used_gids or [0])[0]
         reads = min(_READS, self._context.query_device().max_qp_rd_atom)
@@ -216,7 +217,7 @@ class Nic:
         """Empty where the table has none."""
         try:
             gid = str(self._context.query_gid(self.settings.port, index)).strip().lower()
-        except Exception:
+        except self.failure:
             return ""
         return "" if not gid.strip("0:") else gid
 
@@ -227,7 +228,7 @@ class Nic:
             access |= self._enums.IBV_ACCESS_REMOTE_WRITE | self._enums.IBV_ACCESS_REMOTE_READ
         try:
             handle = self._verbs.mr.MR(self._pd, num_bytes, access, address=address)
-        except Exception as error:
+        except self.failure as error:
             soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
             limit = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft:,} bytes"
             raise RdmaError(
@@ -268,7 +269,7 @@ class Nic:
         )
         try:
             raw = self._verbs.qp.QPEx(self._context, init)
-        except Exception as error:
+        except self.failure as error:
             raise RdmaError(f"{self.facts.device}: no queue pair can be made: {error}") from None
         if hears_notices and self._sink is None:
             handle = self._verbs.mr.MR(self._pd, 4096, enums.IBV_ACCESS_LOCAL_WRITE)
@@ -350,7 +351,7 @@ class QueuePair:
                 f"{peer}: its port {facts.device} is {kinds[facts.is_ethernet]}, ours {own.device} is "
                 f"{kinds[own.is_ethernet]}; choose devices of one fabric with --rdma-device"
             )
-        if facts.is_ethernet and (":ffff:" in facts.gid) != (":ffff:" in own.gid):
+        if facts.is_ethernet and _is_ipv4(facts.gid) != _is_ipv4(own.gid):
             raise RdmaError(
                 f"{peer}: its GID {facts.gid} and ours {own.gid} are not of one kind (IPv4 or IPv6); see --gid-index"
             )
@@ -367,7 +368,7 @@ class QueuePair:
         attributes.retry_cnt, attributes.rnr_retry = _RETRIES, _RNR_RETRIES
         route = self._verbs.addr.GlobalRoute(
             dgid=self._verbs.addr.GID(facts.gid),
-            sgid_index=nic._gid_index,
+            sgid_index=nic.gid_index,
             hop_limit=_HOP_LIMIT,
             traffic_class=nic.settings.traffic_class,
         )
@@ -380,7 +381,7 @@ class QueuePair:
         )
         try:
             self._raw.to_rts(attributes)
-        except Exception as error:
+        except self._nic.failure as error:
             raise RdmaError(f"{peer}: cannot be connected over {own.device}: {error}; see --gid-index") from None
         if self._hears_notices:
             for _ in range(RECEIVE_DEPTH):
@@ -446,7 +447,7 @@ class QueuePair:
             raw.wr_set_sge(self._verbs.wr.SGE(each.local_address, each.num_bytes, local.local_key))
         try:
             raw.wr_complete()
-        except Exception as error:
+        except self._nic.failure as error:
             raise RdmaError(f"{self._peer}: work cannot be posted: {error}") from None
 
     def completed(self, completion: Any) -> None:
@@ -474,6 +475,10 @@ class QueuePair:
         """Idempotent."""
         if self._nic._pairs.pop(self.end.number, None) is not None:
             self._raw.close()
+
+
+def _is_ipv4(gid: str) -> bool:
+    return gid.startswith(("0000:0000:0000:0000:0000:ffff:", "::ffff:"))
 
 
 def _text(name: Any) -> str:

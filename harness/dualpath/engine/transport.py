@@ -53,10 +53,6 @@ class SharedMemoryTransport:
         assert name not in self._regions, f"region {name} registered twice"
         self._regions[name] = region
 
-    def connect(self, name: str, region: Tensor) -> None:
-        """A peer's region, as mapped by this process."""
-        self.register(name, region)
-
     def read(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
         source, target = self._regions[remote], self._regions[local]
         return copy_pieces(source, target, ((p.remote_offset, p.local_offset, p.num_bytes) for p in pieces))
