@@ -42,8 +42,9 @@ sim-speed: $(READY) ## how fast the simulator is, beside DynoSim and SimPy from 
 test: $(READY) ## all tests (under 8 min)
 	@$(BIN)/python -m pytest
 
-test-rdma: $(READY) ## tests of RDMA, in a guest with Debian's kernel and its software RDMA device (under 10 min)
+test-rdma: $(READY) ## tests of RDMA, in guests with Debian's kernel and its software RDMA device (under 10 min)
 	@$(BIN)/python tests/rdma/guest.py --install || [ $$? -eq 77 ] # 77: skipped, it has said why
+	@$(BIN)/python tests/rdma/two_guests.py || [ $$? -eq 77 ]
 
 check: $(READY) ## format, lint, types, import rules
 	@$(BIN)/ruff format --check --quiet .

@@ -1,140 +1,53 @@
-"""What posting RDMA work costs, and how much of the link it reaches: run where there is a device, prints JSON rows.
+"""RDMA measured: what posting costs, how much of the link it reaches, and whether one class of traffic is safe from the
+other. Raw rows go to bench/out/rdma; reports/rdma.py makes the page.
 
-    python bench/rdma.py [--seconds 2]                                    on a machine with an RDMA device
-    python tests/rdma/guest.py --install --program "bench/rdma.py"        in an emulated guest
+    python bench/rdma.py [--out bench/out/rdma]
 
-Rows, all of one run, three rounds interleaved:
-    post      ns per work request of 50 KB and 256 KB, alone or many per doorbell: posting only, without the waiting
-              (a software device does the work itself while it is posted: there it is no cost of posting)
-    copy      ns of a plain copy of as many bytes, for comparison
-    write     MB/s of one-sided writes, and of perftest's ib_write_bw on the same device (1 MiB messages)
+Runs in emulated guests: one for cost and rate, two on a link of 100 Mbit/s in two classes for isolation (five minutes).
+With real NICs, run bench/rdma_cost.py and bench/isolation_verbs.py on your hosts, put their rows beside, and say so.
+Exits with 77 where there is something missing to try (which, is said).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
-import torch
-from dualpath.core.errors import DualpathError
-from dualpath.engine.rdma import DOORBELL, Memory, Nic, RdmaSettings, Work
-
-ROUNDS = 3
-POST_BYTES = (50_000, 256_000)
-MESSAGE_BYTES = 1 << 20
-REGION_BYTES = 64 << 20
-
-
-class Loop:
-    """Two queue pairs of one device, connected to each other."""
-
-    def __init__(self) -> None:
-        self.near, self.far = Nic(RdmaSettings()), Nic(RdmaSettings())
-        self.pair, other = self.near.queue_pair(hears_notices=False), self.far.queue_pair(hears_notices=False)
-        self.pair.connect("far", self.far.facts, other.end)
-        other.connect("near", self.near.facts, self.pair.end)
-        self.source, self.target = (torch.zeros(REGION_BYTES, dtype=torch.uint8) for _ in range(2))
-        self.own = self.near.register(self.source.data_ptr(), REGION_BYTES, is_shared=False)
-        self.other = self.far.register(self.target.data_ptr(), REGION_BYTES, is_shared=True)
-
-    def close(self) -> None:
-        self.near.close()
-        self.far.close()
-
-
-def work_of(own: Memory, other: Memory, num_bytes: int, num: int) -> list[Work]:
-    places = REGION_BYTES // num_bytes
-    return [
-        Work(own.address + k % places * num_bytes, other.address + k % places * num_bytes, num_bytes)
-        for k in range(num)
-    ]
-
-
-def post_ns(loop: Loop, num_bytes: int, per_doorbell: int) -> float:
-    """Per work request."""
-    work = work_of(loop.own, loop.other, num_bytes, per_doorbell)
-    spent_ns, posted_work = 0, 0
-    for _ in range(DOORBELL // per_doorbell):
-        start_ns = time.perf_counter_ns()
-        posted = loop.pair.post("write", loop.own, loop.other.remote_key, work)
-        spent_ns += time.perf_counter_ns() - start_ns
-        posted_work += len(work)
-        loop.near.wait(posted)
-    return spent_ns / posted_work
-
-
-def copy_ns(loop: Loop, num_bytes: int) -> float:
-    start_ns = time.perf_counter_ns()
-    for _ in range(DOORBELL):
-        loop.target[:num_bytes].copy_(loop.source[:num_bytes])
-    return (time.perf_counter_ns() - start_ns) / DOORBELL
-
-
-def write_mb_per_s(loop: Loop, seconds: float) -> float:
-    work = work_of(loop.own, loop.other, MESSAGE_BYTES, 16)
-    moved, start_s = 0, time.perf_counter()
-    waiting = [loop.pair.post("write", loop.own, loop.other.remote_key, work) for _ in range(2)]
-    while time.perf_counter() - start_s < seconds:
-        loop.near.wait(waiting.pop(0))
-        moved += 16 * MESSAGE_BYTES
-        waiting.append(loop.pair.post("write", loop.own, loop.other.remote_key, work))
-    elapsed_s = time.perf_counter() - start_s
-    for posted in waiting:
-        loop.near.wait(posted)
-    return moved / elapsed_s / 1e6
-
-
-def perftest_mb_per_s(device: str, gid_index: int, seconds: float) -> float:
-    messages = max(20, round(100e6 * seconds / MESSAGE_BYTES))
-    command = ["ib_write_bw", "-d", device, "-s", str(MESSAGE_BYTES), "-n", str(messages), "-F", "-x", str(gid_index)]
-    command.append("--report_gbits")
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        time.sleep(1.0)  # perftest says nowhere that it listens
-        client = subprocess.run([*command, "127.0.0.1"], capture_output=True, text=True, timeout=60)
-        shown = client.stdout + client.stderr
-        server.wait(10)
-    finally:
-        server.kill()
-    row = re.search(rf"^\s*{MESSAGE_BYTES}\s+\d+\s+\S+\s+(\S+)", shown, re.MULTILINE)
-    assert row is not None, shown
-    return float(row[1]) * 125
-
-
-def rows(seconds: float) -> Iterator[dict[str, Any]]:
-    loop = Loop()
-    device = loop.near.facts.device
-    for repeat in range(ROUNDS):
-        for num_bytes in POST_BYTES:
-            for per_doorbell in (1, DOORBELL):
-                value = post_ns(loop, num_bytes, per_doorbell)
-                yield {"what": "post", "bytes": num_bytes, "per_doorbell": per_doorbell, "ns": value, "repeat": repeat}
-            yield {"what": "copy", "bytes": num_bytes, "ns": copy_ns(loop, num_bytes), "repeat": repeat}
-        yield {"what": "write", "by": "dualpath", "mb_per_s": write_mb_per_s(loop, seconds), "repeat": repeat}
-        if shutil.which("ib_write_bw"):
-            value = perftest_mb_per_s(device, loop.near.gid_index, seconds)
-            yield {"what": "write", "by": "ib_write_bw", "mb_per_s": value, "repeat": repeat}
-    loop.close()
+ROOT = Path(__file__).resolve().parents[1]
+GUESTS = ROOT / "tests" / "rdma"
+LINK_MBIT = 100
+FAR = "10.77.0.2:7010"
+STEPS = {
+    "cost": [str(GUESTS / "guest.py"), "--install", "--program", "bench/rdma_cost.py"],
+    "isolation": [
+        *(str(GUESTS / "two_guests.py"), "--install", "--shape-mbit", str(LINK_MBIT)),
+        *("--near", f"bench/isolation_verbs.py near {FAR}", "--far", f"bench/isolation_verbs.py far --listen {FAR}"),
+    ],
+    "models": [str(ROOT / "bench" / "isolation_models.py")],
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each throughput (default: %(default)s)")
-    arguments = parser.parse_args()
-    for row in rows(arguments.seconds):
-        print(json.dumps(row), flush=True)
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "out" / "rdma")
+    parser.add_argument("--only", choices=[*STEPS], action="append", help="one step; may be repeated")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.only or STEPS:
+        print(f"{name} ...", end=" ", flush=True)
+        started_s = time.monotonic()
+        done = subprocess.run([sys.executable, *STEPS[name]], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        rows = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        print(f"{len(rows):,} rows, {time.monotonic() - started_s:.0f} s")
+        if done.returncode:
+            print("\n".join(line for line in done.stdout.splitlines() if not line.startswith("{"))[-3000:])
+            return done.returncode
+        (options.out / f"{name}.jsonl").write_text("\n".join(rows) + "\n")  # whole or not at all
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except DualpathError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from dualpath.core.trajectory import Trajectory, Turn
+from dualpath.engine.rdma.port import open_port
+from dualpath.engine.rdma.settings import RdmaError, RdmaSettings
 from dualpath.trace.schema import TraceMeta
 from dualpath.trace.writer import TraceWriter
 from hypothesis import settings
 
 settings.register_profile("no deadline", deadline=None)  # how long an example takes is no matter of right or wrong
 settings.load_profile("no deadline")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what cannot be tried here, with the reason."""
+    missing = {
+        "rdma": _no_rdma(),
+        "nixl": "" if find_spec("nixl_cu12") else "no NIXL here: pip install nixl-cu12",
+        "two_hosts": "" if os.environ.get("DUALPATH_GUEST") == "near" else "one host only: make test-rdma makes two",
+    }
+    for item in items:
+        for mark, reason in missing.items():
+            if reason and item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _no_rdma() -> str:
+    """Why there is no RDMA here; empty where there is."""
+    try:
+        open_port(RdmaSettings()).context.close()
+    except RdmaError as error:
+        if "DUALPATH_GUEST" in os.environ:  # it was made for these tests: without a device they have failed
+            raise
+        return f"no RDMA here: {error}"
+    return ""
+
 
 _CLUSTER = """
 model = "{model}"

@@ -106,8 +106,8 @@ def _broken(path: str, found: Import, programs: frozenset[str]) -> str | None:
     if found.module == ".":
         return "relative imports are not used"
     top = found.module.split(".")[0]
-    if top == "pyverbs" and found.at_top and path != f"{PACKAGE}engine/rdma.py":
-        return "pyverbs is optional: only engine/rdma.py imports it when imported itself"
+    if top == "pyverbs" and found.at_top and path != f"{PACKAGE}engine/rdma/verbs.py":
+        return "pyverbs is optional: only engine/rdma/verbs.py imports it when imported itself"
     if path.startswith(PACKAGE):
         return _broken_in_package(path, found, top)
     if path.split("/")[0] in PROGRAM_FOLDERS and (top in programs or top in PROGRAM_FOLDERS):
@@ -245,7 +245,7 @@ def test_a_planted_violation_in_a_program_is_caught(path: str, source: str) -> N
             "engine/x.py",
             "import torch\nfrom dualpath.results.tables import TABLES\nfrom dualpath.core.hops import HOPS",
         ),
-        ("engine/rdma.py", "import pyverbs.device as device"),
+        ("engine/rdma/verbs.py", "import pyverbs.device as device"),
         ("doctor.py", "def look():\n    import pyverbs\nfrom dualpath.engine.direct_io import filesystem_of"),
         ("report/x.py", "import seaborn\nfrom dualpath.results.run import Run\nfrom dualpath.report import style"),
         (

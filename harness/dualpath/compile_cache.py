@@ -13,10 +13,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 
 
-def source_digest() -> str:
-    """Of all that decides what a simulation does with its inputs."""
+def source_digest(*folders: str) -> str:
+    """Of parts of the package; of all that decides what a simulation does with its inputs, where none is named."""
     digest = hashlib.blake2b(digest_size=8)
-    for source in sorted((*PACKAGE.glob("core/*.py"), *PACKAGE.glob("sim/*.py"))):
+    sources = [source for folder in folders or ("core", "sim") for source in PACKAGE.glob(f"{folder}/**/*.py")]
+    for source in sorted(sources):
         digest.update(source.name.encode() + source.read_bytes())
     return digest.hexdigest()
 

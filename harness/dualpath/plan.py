@@ -14,7 +14,7 @@ from dualpath.core.arms import ARMS
 from dualpath.core.cluster import Cluster
 from dualpath.core.errors import PlanError, RunError
 from dualpath.core.feed import Start
-from dualpath.engine.rdma import RdmaSettings
+from dualpath.engine.network import NetworkSettings
 from dualpath.provenance import provenance
 from dualpath.trace import starts
 from dualpath.trace.reader import TraceFile
@@ -47,7 +47,11 @@ class Plan:
     deterministic: bool = False
     verify: bool = False
     null: bool = False
-    rdma: RdmaSettings | None = None  # real: KV between engines goes over RDMA; None: through shared memory
+    network: NetworkSettings | None = None  # real: what KV between engines goes over; None: shared memory
+    listen: str | None = None  # real: HOST:PORT at which other hosts join
+    remote: tuple[str, ...] = ()  # real: the nodes they run: prefill, decode, or numbers
+    token: str = ""  # real: which they must know
+    wait_s: float = 300.0  # real: for them
     store: Path | None = None  # None: OUTPUT/store, deleted at the end
     model: str | None = None  # simulated: instead of the cluster file's, with the profile of the same name
     profile: str | None = None  # simulated: a shipped name or a file; None: the cluster file's
@@ -158,7 +162,8 @@ def describe(plan: Plan, cluster: Cluster) -> dict[str, Any]:
         "repeat": plan.repeat,
         "deterministic": plan.deterministic,
         "verify": plan.verify,
-        "transport": "shared" if plan.rdma is None else {"verbs": msgspec.to_builtins(plan.rdma)},
+        "transport": {"type": "shared"} if plan.network is None else msgspec.to_builtins(plan.network),
+        "remote": list(plan.remote),
         "constants": [list(pair) for pair in plan.constants],
         "factors": [list(pair) for pair in plan.factors],
     }

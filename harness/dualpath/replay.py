@@ -28,6 +28,7 @@ from dualpath.engine.geometry import buffer_bytes, store_layout
 from dualpath.engine.messages import Summary
 from dualpath.engine.meter import BUCKET_NS
 from dualpath.engine.store import create_store, scan
+from dualpath.hosts import as_facts, listening, remote_nodes
 from dualpath.plan import INTERRUPTED, Outcome, Plan, facts_of, make_directory, reason_of, starts_of
 from dualpath.provenance import stand_ins
 from dualpath.results.recorder import Recorder, write_json
@@ -53,8 +54,11 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
     workload = Workload.of(starts_of(plan, trace))
     cluster.check_fits(workload.largest_prompt_tokens, workload.largest_total_tokens, arm.layerwise)
     check_engine(cluster)
+    elsewhere, listens = remote_nodes(plan, cluster), listening(plan)
     if not plan.null:
-        _check_memory(cluster)
+        _check_memory(
+            cluster, [engine for engine in range(cluster.num_engines) if cluster.node_of(engine) not in elsewhere]
+        )
     store_directory = _make_directories(plan)
     layout = store_layout(cluster)
     create_store(store_directory, layout)
@@ -81,7 +85,9 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
         verify=plan.verify,
         durable=cluster_file.durable,
         null=plan.null,
-        rdma=plan.rdma,
+        network=plan.network,
+        listening=listens,
+        remote_nodes=elsewhere,
     )
     recorder = Recorder(
         plan.output,
@@ -118,7 +124,8 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
     if recorder.ended < workload.turns and not reasons:
         reasons.append(f"{workload.turns - recorder.ended} turns did not end")
     facts["storage"].update(_storage_access(backend.summaries))
-    facts["rdma"] = [msgspec.to_builtins(each.rdma) for each in backend.summaries if each.rdma is not None]
+    networks = [each.network for each in backend.summaries if each.network is not None]
+    facts["network"], facts["hosts"] = msgspec.to_builtins(networks), as_facts(backend.hosts)
     status: Literal["ok", "void"] = "void" if reasons else "ok"
     facts.update(
         status=status,
@@ -128,10 +135,10 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
     )
     write_json(plan.output / "run.json", facts)
     jct_s = recorder.last_end_ns / 1e9 if status == "ok" else None
-    warning = ""
+    warnings = [each.note for each in networks if each.note]
     if facts["storage"]["direct_io"] is False:
-        warning = f"storage was read THROUGH THE PAGE CACHE: {facts['storage']['note']}"
-    return Outcome(plan.output, status, tuple(reasons), recorder.ended, workload.turns, jct_s, warning)
+        warnings.append(f"storage was read THROUGH THE PAGE CACHE: {facts['storage']['note']}")
+    return Outcome(plan.output, status, tuple(reasons), recorder.ended, workload.turns, jct_s, "; ".join(warnings))
 
 
 def _make_directories(plan: Plan) -> Path:
@@ -155,16 +162,16 @@ def check_engine(cluster: Cluster) -> None:
         )
 
 
-def _check_memory(cluster: Cluster) -> None:
-    """Refuse at once what would end with the kernel killing some process."""
-    need_bytes = sum(buffer_bytes(cluster, engine) for engine in range(cluster.num_engines))
+def _check_memory(cluster: Cluster, engines: Sequence[int]) -> None:
+    """Refuse at once what would end with the kernel killing some process. engines: those of this host."""
+    need_bytes = sum(buffer_bytes(cluster, engine) for engine in engines)
     if not Path("/proc/driver/nvidia").exists():  # host memory stands in for HBM
-        memory = cluster.memory
-        need_bytes += cluster.num_prefill * memory.prefill_hbm_bytes + cluster.num_decode * memory.decode_hbm_bytes
+        hbm_bytes = {"prefill": cluster.memory.prefill_hbm_bytes, "decode": cluster.memory.decode_hbm_bytes}
+        need_bytes += sum(hbm_bytes[cluster.role_of(engine)] for engine in engines)
     free_bytes, _ = memory_bytes()
     if need_bytes > free_bytes:
         raise ClusterError(
-            f"{cluster.name}: the memories of its {cluster.num_engines} engines take {need_bytes / 2**30:,.1f} GiB, "
+            f"{cluster.name}: the memories of {len(engines)} engines here take {need_bytes / 2**30:,.1f} GiB, "
             f"this machine has {free_bytes / 2**30:,.1f} GiB free; lower prefill_buffer, decode_buffer, "
             "prefill_hbm or decode_hbm"
         )

@@ -5,60 +5,63 @@ from __future__ import annotations
 import os
 import select as readiness
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 import zmq
+from dualpath.cluster_file import load_cluster
+from dualpath.core.cluster import Cluster
 from dualpath.core.errors import WorkerError
 from dualpath.engine.messages import (
     BlocksRead,
     EngineSetup,
+    FromEngine,
     Hello,
     ReadBlocks,
     Shutdown,
     StartClock,
     Summary,
-    ToCoordinator,
 )
 from dualpath.engine.processes import EngineProcesses
+from dualpath.engine.wire import join
 
 pytestmark = pytest.mark.engine
 
 
 @pytest.fixture
-def processes(tmp_path: Path) -> Iterator[EngineProcesses]:
+def processes(tmp_path: Path, cluster_file: Callable[..., Path]) -> Iterator[EngineProcesses]:
     """Two null engines, ready."""
     processes = EngineProcesses(tmp_path)
-    memory = os.memfd_create("test")
-    for engine in range(2):
-        setup = EngineSetup(
-            engine=engine,
-            address=processes.address,
-            parent_pid=os.getpid(),
-            seed=0,
-            layerwise=True,
-            moves_kv=True,
-            deterministic=False,
-            verify=False,
-            null=True,
-            store_directory="",
-            durable="process",
-            rdma=None,
-            pacer_fd=memory,
-            buffer_fds=[],
-            cluster=b"",
-        )
-        processes.start(setup)
     try:
+        processes.start(null_setup(load_cluster(cluster_file()).cluster), [0, 1])
         assert {message.engine for message in processes.answers() if isinstance(message, Hello)} == {0, 1}
         for engine in range(2):
             processes.send(engine, StartClock(0))
         yield processes
     finally:
         processes.close()
-        os.close(memory)
+
+
+def null_setup(cluster: Cluster) -> EngineSetup:
+    return EngineSetup(
+        engine=-1,
+        address="",
+        parent_pid=os.getpid(),
+        seed=0,
+        layerwise=True,
+        moves_kv=True,
+        deterministic=False,
+        verify=False,
+        null=True,
+        store_directory="",
+        durable="process",
+        network=None,
+        pacer_fd=-1,
+        buffer_fds=[],
+        cluster=msgspec.msgpack.encode(cluster),
+    )
 
 
 def kill(processes: EngineProcesses, engine: int) -> None:
@@ -71,7 +74,7 @@ def kill(processes: EngineProcesses, engine: int) -> None:
 
 def test_a_death_is_told_although_others_keep_talking(processes: EngineProcesses) -> None:
     kill(processes, 1)
-    heard: list[ToCoordinator] = []
+    heard: list[FromEngine] = []
 
     def talk() -> None:
         for request in range(100_000):  # some ten seconds of talk
@@ -91,17 +94,28 @@ def test_what_the_living_had_counted_is_not_lost_with_the_dead(processes: Engine
     assert "engine 0" in str(errors[0])
 
 
-def test_strangers_are_not_heard(processes: EngineProcesses) -> None:
-    """Another process of this host connects: as nobody, and as engine 0 without the run's token."""
+@pytest.mark.parametrize("token", [None, "0" * 32])
+def test_who_does_not_know_the_token_is_not_heard(processes: EngineProcesses, token: str | None) -> None:
+    """Another process of this host connects under the names of engines: in the clear, or with a token of its own."""
     context = zmq.Context[zmq.Socket[bytes]]()
-    for name in (b"stranger", b"0", b"0-" + b"0" * 32):
-        socket = context.socket(zmq.DEALER)
-        socket.identity = name
-        socket.connect(processes.address)
+    strangers = []
+    for name in (b"stranger", b"engine-0", b"host-0"):
+        if token is None:
+            socket = context.socket(zmq.DEALER)
+            socket.identity = name
+            socket.connect(processes.address)
+        else:
+            socket = join(context, processes.address, token, name, queues=True)
+        events = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_DISCONNECTED)
         socket.send(b"\x80\x04not msgpack")
         socket.send(msgspec.msgpack.encode(BlocksRead(0, 99, 0)))
-        socket.close(linger=5_000)
-    context.term()  # returns when everything has been sent
+        strangers.append((socket, events))
+    for socket, events in strangers:
+        assert events.poll(10_000), "it was turned away"
+        socket.disable_monitor()
+        events.close()
+        socket.close(linger=0)
+    context.term()
     processes.send(0, ReadBlocks(7, 0, [], [], 0, 1))
     heard = processes.receive(10.0)
     while not heard:

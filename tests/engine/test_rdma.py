@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dualpath.engine.rdma import Nic, RdmaError, RdmaSettings
+from dualpath.engine.rdma.nic import Nic
+from dualpath.engine.rdma.settings import RdmaError, RdmaSettings
 from dualpath.replay import Plan, replay
 
 DEVICES = Path("/sys/class/infiniband")
@@ -29,7 +30,7 @@ def test_a_run_over_it_is_void_and_says_why(
         arm="dualpath",
         output=tmp_path / "run",
         agents=2,
-        rdma=RdmaSettings(),
+        network=RdmaSettings(),
     )
     outcome = replay(plan, lambda ended, planned: None)
     assert (outcome.status, outcome.turns) == ("void", 0)

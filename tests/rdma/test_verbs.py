@@ -11,7 +11,10 @@ import resource
 import pytest
 import torch
 from dualpath.doctor import rdma
-from dualpath.engine.rdma import DOORBELL, SEND_DEPTH, Memory, Nic, QueuePair, RdmaError, RdmaSettings, Work
+from dualpath.engine.rdma.memory import Memory
+from dualpath.engine.rdma.nic import Nic
+from dualpath.engine.rdma.queue_pair import DOORBELL, SEND_DEPTH, QueuePair, Work
+from dualpath.engine.rdma.settings import RdmaError, RdmaSettings
 from torch import Tensor
 
 pytestmark = pytest.mark.rdma
@@ -59,9 +62,9 @@ def test_pieces_of_any_size_in_any_order_arrive_bit_exact(nics: tuple[Nic, Nic],
     assert torch.equal(back, source)
     nics[1].look()
     assert far.num_notices == 1, "one notice for all of the write"
-    assert nics[0].num_bytes == 2 * total
-    assert nics[0].num_requests == len(cut) + len(work)
-    assert nics[0].num_doorbells == -(-len(cut) // DOORBELL) + -(-len(work) // DOORBELL)
+    assert near.num_bytes == 2 * total
+    assert near.num_requests == len(cut) + len(work)
+    assert near.num_doorbells == -(-len(cut) // DOORBELL) + -(-len(work) // DOORBELL)
 
 
 def test_more_than_the_queue_holds_waits_its_turn(nics: tuple[Nic, Nic]) -> None:

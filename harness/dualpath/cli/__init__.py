@@ -13,6 +13,7 @@ import sys
 import click
 
 from dualpath.cli.machine import calibrate_command, doctor
+from dualpath.cli.network import worker
 from dualpath.cli.reading import compare_command, report
 from dualpath.cli.serving import replay_command, simulate_command, whatif_command
 from dualpath.cli.shared import BAD_INPUT, INTERRUPTED, example
@@ -59,6 +60,7 @@ for command in (
     doctor,
     replay_command,
     simulate_command,
+    worker,
     whatif_command,
     calibrate_command,
     compare_command,

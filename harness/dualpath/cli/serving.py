@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
+from dualpath.cli.network import network_of, network_options
 from dualpath.cli.shared import INTERRUPTED, JSON, PATH, VOID, example, print_json, show_table
 from dualpath.core.arms import ARMS
-from dualpath.engine.rdma import RdmaSettings
 from dualpath.plan import Outcome, Plan
 from dualpath.progress import TurnProgress
 from dualpath.report.whatif import as_value, points_table, sentences
@@ -121,42 +121,16 @@ def _run_options(command: Any) -> Any:
 @click.option("--deterministic", is_flag=True, help="Batch-invariant arithmetic: bit-identical KV in every arm. Slow.")
 @click.option("--verify", is_flag=True, help="Check every hit block again after each transfer; write the blocks table.")
 @click.option("--null", is_flag=True, help="Engines that complete at once: measures the harness alone.")
-@click.option(
-    "--transport",
-    type=click.Choice(["shared", "verbs"]),
-    default="shared",
-    show_default=True,
-    help="How KV goes between prefill and decode engines: through shared memory of this host, or RDMA (pyverbs).",
-)
-@click.option("--rdma-device", help="RDMA device. Default: the first with an active port.")
-@click.option("--gid-index", type=click.IntRange(0), help="GID of the port. Default: the first with an IPv4 address.")
-@click.option("--traffic-class", type=click.IntRange(0, 255), default=0, help="Of KV on RoCE: DSCP x 4, such as 32.")
-@click.option("--service-level", type=click.IntRange(0, 15), default=0, help="Of KV on InfiniBand.")
-@click.option(
-    "--rdma-timeout", type=click.FloatRange(0.1, 3600), default=30.0, help="Seconds that a transfer may take."
-)
+@network_options
 def replay_command(
     arms: tuple[str, ...],
     store: Path | None,
-    transport: str,
-    rdma_device: str | None,
-    gid_index: int | None,
-    traffic_class: int,
-    service_level: int,
-    rdma_timeout: float,
     **options: Any,
 ) -> int:
     """Replay TRACE through the real engine into a run directory, or into one per arm. What was interrupted goes on."""
     if len(_names(arms)) > 1 and store is not None:
         raise click.UsageError("--store goes with one arm: what one arm stores would be the next one's hits")
-    rdma = RdmaSettings(
-        device=rdma_device,
-        gid_index=gid_index,
-        traffic_class=traffic_class,
-        service_level=service_level,
-        timeout_s=rdma_timeout,
-    )
-    options["rdma"] = rdma if transport == "verbs" else None
+    options.update(network_of(options))
     return _run(arms, backend="engine", store=store, **options)
 
 

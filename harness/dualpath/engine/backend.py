@@ -23,8 +23,7 @@ from dualpath.core.events import (
 )
 from dualpath.core.flight import Flight
 from dualpath.engine.content import TurnContent
-from dualpath.engine.data_path import link_rates
-from dualpath.engine.geometry import buffer_bytes, buffer_slots
+from dualpath.engine.geometry import buffer_slots
 from dualpath.engine.messages import (
     BatchComputed,
     BatchSent,
@@ -34,9 +33,9 @@ from dualpath.engine.messages import (
     ChunkWork,
     Connect,
     Connected,
-    Endpoint,
     EngineSetup,
     Failed,
+    FromEngine,
     Hello,
     PrefillBatch,
     ReadBlocks,
@@ -44,16 +43,15 @@ from dualpath.engine.messages import (
     StartClock,
     StartDecode,
     Summary,
-    ToCoordinator,
     TurnDone,
 )
-from dualpath.engine.pacer import Pacer
-from dualpath.engine.processes import EngineProcesses
-from dualpath.engine.rdma import RdmaError, RdmaSettings
+from dualpath.engine.network import Endpoint, NetworkSettings, NixlError
+from dualpath.engine.processes import EngineProcesses, JoinedHost, Listening
+from dualpath.engine.rdma.settings import RdmaError
 from dualpath.engine.slots import Slots
 
 _ERRORS: dict[str, type[DualpathError]] = {
-    error.__name__: error for error in (CorruptBlockError, StoreError, RdmaError)
+    error.__name__: error for error in (CorruptBlockError, StoreError, RdmaError, NixlError)
 }
 
 
@@ -61,7 +59,8 @@ class EngineBackend:
     """A `core.loop.Backend` over engine processes. Use as a context manager; `start` before the loop.
 
     flights: the scheduler's, to know a request's engines. contents: by request, kept up by whoever admits
-    turns. stored: told the blocks that a turn has left in storage, before the loop hears that it ended.
+    turns. stored: told the blocks that a turn has left in storage, before the loop hears that it ended. listening:
+    for the hosts that are to run remote_nodes.
     """
 
     def __init__(
@@ -79,7 +78,9 @@ class EngineBackend:
         verify: bool,
         durable: str,
         null: bool,
-        rdma: RdmaSettings | None = None,
+        network: NetworkSettings | None = None,
+        listening: Listening | None = None,
+        remote_nodes: Sequence[int] = (),
     ) -> None:
         self._cluster = cluster
         self._arm = arm
@@ -99,12 +100,13 @@ class EngineBackend:
             null=null,
             store_directory=str(store_directory),
             durable=durable,
-            rdma=rdma,
+            network=network,
             pacer_fd=-1,
             buffer_fds=[],
             cluster=msgspec.msgpack.encode(cluster),
         )
-        self._processes = EngineProcesses(log_directory)
+        self._processes = EngineProcesses(log_directory, listening)
+        self._remote_nodes = remote_nodes
         self._zero_ns = 0
         self._local: list[Event] = []  # events that need no engine
         self._batch_engine: dict[int, int] = {}
@@ -122,27 +124,10 @@ class EngineBackend:
     def start(self) -> None:
         """Start the engines and, once all are ready, the run's clock. Raises WorkerError or StoreError."""
         cluster = self._cluster
-        pacer = Pacer.create(link_rates(cluster))
-        fds = [_anonymous_memory(buffer_bytes(cluster, engine)) for engine in range(cluster.num_engines)]
-        for engine in range(cluster.num_engines):
-            # a PE reads and writes every DE's buffer, over a network or in memory they share; a DE touches its own only
-            is_shared = self._setup.rdma is None and engine < cluster.num_prefill
-            wanted = [
-                fd if peer == engine or (is_shared and peer >= cluster.num_prefill) else -1
-                for peer, fd in enumerate(fds)
-            ]
-            self._processes.start(
-                msgspec.structs.replace(
-                    self._setup,
-                    engine=engine,
-                    address=self._processes.address,
-                    pacer_fd=pacer.fileno(),
-                    buffer_fds=wanted,
-                )
-            )
-        for fd in fds:
-            os.close(fd)
-        pacer.close()
+        engines = range(cluster.num_engines)
+        remote = [[engine for engine in engines if cluster.node_of(engine) == node] for node in self._remote_nodes]
+        local = [engine for engine in engines if cluster.node_of(engine) not in self._remote_nodes]
+        self._processes.start(self._setup, local, remote)
         endpoints: list[Endpoint] = []
         for message in self._processes.answers():
             self._refuse_failure(message)
@@ -153,7 +138,7 @@ class EngineBackend:
             self._connect(endpoints)
         self._zero_ns = time.monotonic_ns()
         for engine in range(cluster.num_engines):
-            self._processes.send(engine, StartClock(self._zero_ns))
+            self._processes.send(engine, StartClock(self._zero_ns - self._processes.clock_offset_ns(engine)))
 
     def _connect(self, endpoints: list[Endpoint]) -> None:
         """Tell each side the other's ends of queue pairs."""
@@ -193,6 +178,11 @@ class EngineBackend:
         """Ask every engine that still lives for its counts; they then exit. Returns why others did not answer."""
         self.summaries, errors = self._processes.last_messages(Shutdown())
         return errors
+
+    @property
+    def hosts(self) -> list[JoinedHost]:
+        """That have joined."""
+        return list(self._processes.hosts.values())
 
     def close(self) -> None:
         self._processes.close()
@@ -286,7 +276,7 @@ class EngineBackend:
 
     # --- events ----------------------------------------------------------------------------------------------------
 
-    def _event(self, message: ToCoordinator) -> Iterable[Event]:
+    def _event(self, message: FromEngine) -> Iterable[Event]:
         match message:
             case BlocksRead(t_ns=t_ns, request=request, engine=engine):
                 yield ReadDone(t_ns, request, self._cluster.role_of(engine))
@@ -311,7 +301,7 @@ class EngineBackend:
             case _:
                 self._refuse_failure(message)
 
-    def _refuse_failure(self, message: ToCoordinator) -> None:
+    def _refuse_failure(self, message: FromEngine) -> None:
         if isinstance(message, Failed):
             kind = _ERRORS.get(message.kind, WorkerError)
             role = self._cluster.role_of(message.engine)
@@ -319,10 +309,3 @@ class EngineBackend:
             error = kind(f"{prefix}{message.error}")
             error.add_note(message.trace)
             raise error
-
-
-def _anonymous_memory(num_bytes: int) -> int:
-    """A file descriptor of shared memory without a name: it goes when the last process that holds it goes."""
-    fd = os.memfd_create("dualpath-buffer")
-    os.ftruncate(fd, num_bytes)
-    return fd

@@ -26,6 +26,7 @@ from dualpath.engine.exact import TileRows, choose_exact, layer_tile
 from dualpath.engine.geometry import BlockGeometry, Piece, buffer_slots, staging_slots
 from dualpath.engine.messages import BlockRef, BufferReleased, CheckedBlock, StartDecode, TurnDone
 from dualpath.engine.model import Model
+from dualpath.engine.pages import zeros
 from dualpath.engine.shared_buffer import SharedBuffer
 from dualpath.engine.store import SegmentWriter
 from dualpath.engine.transport import Done, Transport
@@ -85,13 +86,8 @@ class DecodeEngine:
         self.checked: list[CheckedBlock] = []
 
         blocks = cluster.memory.decode_hbm_bytes // cluster.block_bytes
-        self._hbm = torch.zeros(  # [layers, blocks, block tokens, E]
-            cluster.model.layers,
-            blocks,
-            cluster.block_tokens,
-            cluster.model.kv_elements,
-            dtype=model.dtype,
-            device=model.device,
+        self._hbm = zeros(  # [layers, blocks, block tokens, E]
+            (cluster.model.layers, blocks, cluster.block_tokens, cluster.model.kv_elements), model.dtype, model.device
         )
         self._hbm_name = f"hbm/{engine}"
         transport.register(self._hbm_name, self._hbm.view(torch.uint8).view(-1))

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from dualpath.engine.rdma import End, PortFacts, RdmaSettings
+from dualpath.engine.network import Endpoint, NetworkCounts, NetworkSettings
 from dualpath.engine.store import Location
-
-TOKEN_VARIABLE = "DUALPATH_TOKEN"  # environment variable that takes a run's token to its engines
-
-
-def identity(engine: int, token: str) -> bytes:
-    """An engine's name on the coordinator's socket; nobody but the run's engines can know it."""
-    return f"{engine}-{token}".encode()
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
@@ -77,24 +70,6 @@ class StartDecode(Message, frozen=True):
     output_ids: bytes  # int32, forced
     keys: list[bytes]  # of all blocks that will be full when the turn ends
     hit_refs: list[BlockRef]  # only with verification
-
-
-class RemoteRegion(msgspec.Struct, frozen=True, array_like=True):
-    """Memory that its owner lets its peers read and write."""
-
-    name: str
-    address: int
-    num_bytes: int
-    key: int
-
-
-class Endpoint(msgspec.Struct, frozen=True):
-    """An engine on the network: its port, its ends of queue pairs by peer, its regions."""
-
-    engine: int
-    port: PortFacts
-    ends: dict[int, End]
-    regions: list[RemoteRegion]
 
 
 class Connect(Message, frozen=True):
@@ -184,21 +159,6 @@ class LinkRow(msgspec.Struct, frozen=True):
     busy_ns: int
 
 
-class RdmaCounts(msgspec.Struct, frozen=True):
-    """What an engine's NIC did."""
-
-    engine: int
-    device: str
-    regions: int
-    registered_bytes: int
-    work_requests: int
-    doorbells: int
-    moved_bytes: int
-    notices_sent: int  # one per layer of a request's share of a batch: "it is there"
-    notices_heard: int
-    copied_bytes: int  # by the processor, between the engine's own regions; nothing is staged for the network
-
-
 class Summary(Message, frozen=True):
     """An engine's last message."""
 
@@ -207,13 +167,7 @@ class Summary(Message, frozen=True):
     reads_note: str  # why not
     links: list[LinkRow]
     blocks: list[CheckedBlock]
-    rdma: RdmaCounts | None = None
-
-
-ToEngine = Connect | StartClock | ReadBlocks | PrefillBatch | StartDecode | Shutdown
-ToCoordinator = (
-    Hello | Connected | BlocksRead | BatchComputed | BatchSent | BufferReleased | TurnDone | Failed | Summary
-)
+    network: NetworkCounts | None = None
 
 
 class EngineSetup(msgspec.Struct, frozen=True):
@@ -230,7 +184,50 @@ class EngineSetup(msgspec.Struct, frozen=True):
     null: bool  # answer at once, do nothing
     store_directory: str
     durable: str
-    rdma: RdmaSettings | None  # None: shared memory
+    network: NetworkSettings | None  # None: shared memory
     pacer_fd: int
     buffer_fds: list[int]  # by engine; -1 where this engine needs none
     cluster: bytes  # msgpack of core.cluster.Cluster
+
+
+# --- hosts: who runs the engines of nodes that are elsewhere -------------------------------------------------------
+
+
+class Present(Message, frozen=True):
+    """Said by a host again and again: that it is there, and how its clock stands to the coordinator's."""
+
+    name: str
+    code: str  # digest of the sources it runs
+    nodes: int  # that it can take
+    sent_ns: int  # CLOCK_MONOTONIC there
+    offset_ns: int | None = None  # to be added to its clock to get the coordinator's; None: not known yet
+    error_ns: int = 0  # at most
+
+
+class EngineEnded(Message, frozen=True):
+    engine: int
+    how: str
+
+
+class ClockReply(Message, frozen=True):
+    sent_ns: int  # the question's
+    now_ns: int  # CLOCK_MONOTONIC of the coordinator
+
+
+class StartEngines(Message, frozen=True):
+    setup: EngineSetup
+    engines: list[int]
+
+
+class Refused(Message, frozen=True):
+    why: str
+
+
+class Dismissed(Message, frozen=True):
+    """The run is over."""
+
+
+ToEngine = Connect | StartClock | ReadBlocks | PrefillBatch | StartDecode | Shutdown
+ToHost = ClockReply | StartEngines | Refused | Dismissed
+FromEngine = Hello | Connected | BlocksRead | BatchComputed | BatchSent | BufferReleased | TurnDone | Failed | Summary
+ToCoordinator = FromEngine | Present | EngineEnded

@@ -27,6 +27,7 @@ from dualpath.engine.exact import TileRows, choose_exact, layer_tile
 from dualpath.engine.geometry import BlockGeometry, Piece
 from dualpath.engine.messages import BatchComputed, BatchSent, CheckedBlock, ChunkWork, PrefillBatch
 from dualpath.engine.model import Model, Rotation
+from dualpath.engine.pages import zeros
 from dualpath.engine.transport import Transport
 
 
@@ -94,8 +95,8 @@ class PrefillEngine:
         self._held = min(2, self._layers) if layerwise else self._layers
         rows = cluster.memory.prefill_hbm_bytes // (self._held * cluster.model.kv_layer_bytes)
         rows = rows // cluster.block_tokens * cluster.block_tokens
-        self._hbm = torch.zeros(  # [layers held, tokens, E]
-            self._held, rows, cluster.model.kv_elements, dtype=model.dtype, device=model.device
+        self._hbm = zeros(  # [layers held, tokens, E]
+            (self._held, rows, cluster.model.kv_elements), model.dtype, model.device
         )
         self._hbm_bytes = self._hbm.view(torch.uint8).view(-1)
         self._hbm_name = f"hbm/{engine}"

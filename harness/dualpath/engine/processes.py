@@ -1,117 +1,171 @@
-"""Engine processes: started, watched, ended. Nothing is left behind: shared memory has no names, and a process
-whose parent is gone ends by itself."""
+"""All engines of a run, on this host and on others: the socket to them, and who of them has died."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-import os
 import secrets
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import zmq
 
 from dualpath.core.errors import WorkerError
+from dualpath.engine.host import Host
 from dualpath.engine.messages import (
-    TOKEN_VARIABLE,
+    ClockReply,
+    Dismissed,
+    EngineEnded,
     EngineSetup,
     Failed,
+    FromEngine,
+    Present,
+    Refused,
+    StartEngines,
     Summary,
     ToCoordinator,
     ToEngine,
-    identity,
+    ToHost,
 )
+from dualpath.engine.wire import Socket, engine_identity, listen
 
-# glibc: keep what is freed. Else, in some processes and not in others, as their heaps happen to lie, every freed tensor
-# goes back to the system and is faulted in again, page by page: decode steps then take twice their time.
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
-
+_LOOPBACK = "tcp://127.0.0.1:*"
 _START_TIMEOUT_S = 180  # an emulated machine takes half a minute to import torch
 _END_TIMEOUT_S = 10
 _LAST_MESSAGE_S = 0.3  # what a process sent before it ended arrives within this time
+_SILENCE_S = 20  # of a host that is taken for lost; it speaks every second
+_FAREWELL_MS = 1_000  # that the last words to hosts may take
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """How other hosts join."""
+
+    address: str  # tcp://HOST:PORT to listen at
+    token: str
+    code: str  # digest of the sources that all of them must run
+    wait_s: float  # for hosts that are to come
+
+
+@dataclass(slots=True)
+class JoinedHost:
+    """A host that runs engines of this run."""
+
+    name: str
+    engines: list[int] = field(default_factory=list)
+    offset_ns: int | None = None  # of its clock, at first, when the run began
+    error_ns: int = 0
+    last_offset_ns: int | None = None  # as told last
+    heard_s: float = 0.0
 
 
 class EngineProcesses:
-    """One process per engine and the socket to them. Who does not know the run's token is not heard."""
+    """Who does not know the run's token is not heard."""
 
-    def __init__(self, log_directory: Path, host: str = "127.0.0.1") -> None:
+    def __init__(self, log_directory: Path, listening: Listening | None = None) -> None:
+        """Listens on loopback only, unless told otherwise. Raises PlanError."""
         self._log_directory = log_directory
-        self._context = zmq.Context[zmq.Socket[bytes]](io_threads=1)
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.linger = 0
-        self._socket.router_mandatory = True
-        self.address = f"tcp://{host}:{self._socket.bind_to_random_port(f'tcp://{host}')}"
-        self._token = secrets.token_hex(16)
+        self._listening = listening
+        token = listening.token if listening else secrets.token_hex(16)
+        self._context = zmq.Context[Socket](io_threads=1)
+        self._socket, self.address = listen(self._context, listening.address if listening else _LOOPBACK, token)
+        self._host = Host(log_directory, token)
         self._decoder = msgspec.msgpack.Decoder(ToCoordinator)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self._pidfds: dict[int, int] = {}  # pidfd -> engine
-        self._engines: dict[bytes, int] = {}  # identity on the socket -> engine
-        self._dead: list[int] = []  # engines that have ended
+        self._engines: list[int] = []  # that were started
+        self._early: list[FromEngine] = []  # heard while waiting for hosts
+        self._dead: dict[int, str] = {}  # engines that have ended, in order, and how where another host said so
         self._hear_until_s = 0.0  # until then the last message of one that has ended may arrive
+        self._candidates: dict[bytes, Present] = {}  # hosts that have no engines of this run yet
+        self.hosts: dict[bytes, JoinedHost] = {}
 
-    def start(self, setup: EngineSetup) -> None:
-        """Start one engine; it inherits the memory it is to share."""
-        log = (self._log_directory / f"engine-{setup.engine}.log").open("wb")
-        environment = dict(os.environ)
-        environment[TOKEN_VARIABLE] = self._token
-        environment.setdefault("OMP_NUM_THREADS", "1")
-        for name, value in _ALLOCATOR.items():
-            environment.setdefault(name, value)
-        with log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "dualpath.engine." + ("null_engine" if setup.null else "worker")],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                pass_fds=[setup.pacer_fd, *(fd for fd in setup.buffer_fds if fd >= 0)],
-            )
-        self._children[setup.engine] = child
-        self._engines[identity(setup.engine, self._token)] = setup.engine
-        pidfd = os.pidfd_open(child.pid)
-        self._pidfds[pidfd] = setup.engine
-        self._poller.register(pidfd, zmq.POLLIN)
-        assert child.stdin is not None
-        with child.stdin:
-            child.stdin.write(msgspec.msgpack.encode(setup))
+    def start(self, setup: EngineSetup, local: Sequence[int], remote: Sequence[Sequence[int]] = ()) -> None:
+        """Start the engines of this host, and then those of other hosts as these join. remote: engines by node. Raises
+        WorkerError."""
+        setup = msgspec.structs.replace(setup, address=self.address)
+        self._host.start(setup, local)
+        self._engines += local
+        for pidfd in self._host.pidfds:
+            self._poller.register(pidfd, zmq.POLLIN)
+        if remote:
+            assert self._listening is not None, "hosts join where they are listened for"
+            self._start_elsewhere(setup, list(remote), self._listening)
+
+    def _start_elsewhere(self, setup: EngineSetup, nodes: list[Sequence[int]], listening: Listening) -> None:
+        """Give nodes to hosts in the order in which they come. An engine here that fails meanwhile ends the wait."""
+        ends_s = time.monotonic() + listening.wait_s
+        setup = msgspec.structs.replace(setup, address="")
+        while nodes and not self._dead and not any(isinstance(message, Failed) for message in self._early):
+            if time.monotonic() > ends_s:
+                raise WorkerError(
+                    f"{len(nodes)} of the nodes to be run elsewhere have no host after {listening.wait_s:g} s; start "
+                    f"`dualpath worker` there with the address and token of this run ({listening.address}), or see "
+                    "--wait"
+                )
+            self._early += self._poll(1.0)
+            for identity, present in list(self._candidates.items()):
+                if present.offset_ns is None or not nodes:
+                    continue
+                del self._candidates[identity]
+                if present.code != listening.code:
+                    why = "it runs other sources of dualpath than the coordinator; install the same commit on both"
+                    self._say(identity, Refused(why))
+                    continue
+                taken, nodes = nodes[: present.nodes], nodes[present.nodes :]
+                engines = [engine for node in taken for engine in node]
+                self.hosts[identity] = JoinedHost(present.name, engines)
+                self._hear_host(identity, present)
+                self.hosts[identity].offset_ns = present.offset_ns
+                self._say(identity, StartEngines(setup, engines))
+                self._engines += engines
 
     @property
     def pids(self) -> dict[int, int]:
-        return {engine: child.pid for engine, child in self._children.items()}
+        """Of the engines of this host."""
+        return self._host.pids
+
+    def clock_offset_ns(self, engine: int) -> int:
+        """What an engine's clock lacks to this host's."""
+        return next((host.offset_ns or 0 for host in self.hosts.values() if engine in host.engines), 0)
 
     def send(self, engine: int, message: ToEngine) -> None:
         try:
-            self._socket.send_multipart([identity(engine, self._token), msgspec.msgpack.encode(message)])
+            self._socket.send_multipart([engine_identity(engine), msgspec.msgpack.encode(message)])
         except zmq.ZMQError as error:
-            raise WorkerError(f"engine {engine} cannot be reached: {error}{self._last_words(engine)}") from error
+            raise WorkerError(f"engine {engine} cannot be reached: {error}{self._host.last_words(engine)}") from error
 
-    def receive(self, timeout_s: float) -> list[ToCoordinator]:
+    def _say(self, host: bytes, message: ToHost) -> None:
+        with contextlib.suppress(zmq.ZMQError):  # it is gone: its silence will tell
+            self._socket.send_multipart([host, msgspec.msgpack.encode(message)])
+
+    def receive(self, timeout_s: float) -> list[FromEngine]:
         """Messages that have come, or come within the time. Raises WorkerError where an engine has died, after a moment
         in which its last message may still arrive: that says more than its exit status."""
+        if self._early:
+            early, self._early = self._early, []
+            return early
         while not self._dead or time.monotonic() < self._hear_until_s:
             messages = self._poll(self._hear_until_s - time.monotonic() if self._dead else timeout_s)
             if messages or not self._dead:
                 return messages
-        raise self._death(self._dead[0])
+        raise self._death(next(iter(self._dead)))
 
-    def answers(self) -> list[ToCoordinator]:
+    def answers(self) -> list[FromEngine]:
         """The next message of every engine, or those until one has failed. Raises WorkerError."""
         deadline_s = time.monotonic() + _START_TIMEOUT_S
-        found: list[ToCoordinator] = []
-        while len(found) < len(self._children) and not any(isinstance(message, Failed) for message in found):
+        found: list[FromEngine] = []
+        while len(found) < len(self._engines) and not any(isinstance(message, Failed) for message in found):
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 raise WorkerError(
-                    f"only {len(found)} of {len(self._children)} engines were ready within {_START_TIMEOUT_S} s; "
+                    f"only {len(found)} of {len(self._engines)} engines were ready within {_START_TIMEOUT_S} s; "
                     f"their logs are in {self._log_directory}"
                 )
-            found += self.receive(left_s)
+            found += self.receive(min(1.0, left_s))
         return found
 
     def last_messages(self, message: ToEngine) -> tuple[list[Summary], list[WorkerError]]:
@@ -119,7 +173,7 @@ class EngineProcesses:
         summaries: list[Summary] = []
         errors: list[WorkerError] = []
         waiting: set[int] = set()
-        for engine in self._children:
+        for engine in self._engines:
             try:
                 self.send(engine, message)
                 waiting.add(engine)
@@ -141,56 +195,64 @@ class EngineProcesses:
         ]
         return summaries, errors
 
-    def _poll(self, timeout_s: float) -> list[ToCoordinator]:
-        """Messages that have come or come within the time; engines found dead join `_dead`."""
+    def _poll(self, timeout_s: float) -> list[FromEngine]:
+        """Messages of engines that have come or come within the time; engines found dead join `_dead`."""
         ready = dict(self._poller.poll(math.ceil(max(0.0, timeout_s) * 1e3)))
-        messages: list[ToCoordinator] = []
+        messages: list[FromEngine] = []
         while self._socket in ready:
             try:
                 sender, *payload = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            if sender in self._engines and len(payload) == 1:
-                messages.append(self._decoder.decode(payload[0]))
+            match self._decoder.decode(b"".join(payload)):
+                case Present() as present:
+                    self._hear_host(sender, present)
+                case EngineEnded(engine=engine, how=how):
+                    self._died(engine, f"{how}, on {self.hosts[sender].name}" if sender in self.hosts else how)
+                case message:
+                    messages.append(message)
         for pidfd in ready:
-            if pidfd in self._pidfds:
-                engine = self._pidfds[pidfd]
-                self._dead.append(engine)
-                self._hear_until_s = time.monotonic() + _LAST_MESSAGE_S
-                self._forget(engine)
+            if pidfd in self._host.pidfds:
+                self._poller.unregister(pidfd)
+                engine = self._host.pidfds[pidfd]
+                self._host.forget(engine)
+                self._died(engine, "")
+        self._miss_hosts()
         return messages
 
-    def _forget(self, engine: int) -> None:
-        """Watch the engine's process no longer."""
-        for pidfd, owner in list(self._pidfds.items()):
-            if owner == engine:
-                self._poller.unregister(pidfd)
-                os.close(pidfd)
-                del self._pidfds[pidfd]
+    def _hear_host(self, sender: bytes, present: Present) -> None:
+        self._say(sender, ClockReply(present.sent_ns, time.monotonic_ns()))
+        if sender not in self.hosts:
+            self._candidates[sender] = present
+            return
+        host = self.hosts[sender]
+        host.heard_s = time.monotonic()
+        host.last_offset_ns, host.error_ns = present.offset_ns, present.error_ns
+
+    def _miss_hosts(self) -> None:
+        """Hosts that have fallen silent take their engines with them."""
+        now_s = time.monotonic()
+        for host in self.hosts.values():
+            if now_s - host.heard_s > _SILENCE_S:
+                for engine in host.engines:
+                    if engine not in self._dead:
+                        self._died(engine, f"engine {engine} is lost: {host.name} has been silent for {_SILENCE_S} s")
+
+    def _died(self, engine: int, how: str) -> None:
+        self._dead[engine] = how
+        self._hear_until_s = time.monotonic() + _LAST_MESSAGE_S
+
+    def _death(self, engine: int) -> WorkerError:
+        return WorkerError(self._dead[engine] or self._host.death(engine))
 
     def close(self) -> None:
         """End all engines, by force where they do not end by themselves. Idempotent."""
-        for engine, child in self._children.items():
-            self._forget(engine)
-            if child.poll() is None:
-                child.send_signal(signal.SIGTERM)
-        deadline_s = time.monotonic() + _END_TIMEOUT_S
-        for child in self._children.values():
-            try:
-                child.wait(max(0.1, deadline_s - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-        self._socket.close()
+        self._host.close()
+        self._dismiss([*self.hosts, *self._candidates])
+        self._socket.close(linger=_FAREWELL_MS if self._listening else 0)
         self._context.term()
 
-    def _death(self, engine: int) -> WorkerError:
-        child = self._children[engine]
-        status = child.wait()
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-        return WorkerError(f"engine {engine} (pid {child.pid}) {how}{self._last_words(engine)}")
-
-    def _last_words(self, engine: int) -> str:
-        path = self._log_directory / f"engine-{engine}.log"
-        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-        return f"; its last words, in {path}: {lines[-1]}" if lines else ""
+    def _dismiss(self, hosts: Iterable[bytes]) -> None:
+        if not self._socket.closed:
+            for identity in hosts:
+                self._say(identity, Dismissed())

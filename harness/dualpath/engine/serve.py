@@ -19,7 +19,6 @@ import msgspec
 import zmq
 
 from dualpath.engine.messages import (
-    TOKEN_VARIABLE,
     Connect,
     Connected,
     EngineSetup,
@@ -33,8 +32,8 @@ from dualpath.engine.messages import (
     StartDecode,
     Summary,
     ToEngine,
-    identity,
 )
+from dualpath.engine.wire import TOKEN_VARIABLE, engine_identity, join
 
 _ORPHAN_CHECK_MS = 500
 
@@ -84,10 +83,8 @@ def run_process(build: Callable[[EngineSetup, Outbox], Served]) -> None:
     setup = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineSetup)
     sys.setswitchinterval(0.0005)  # the computing thread must not wait 5 ms for each short step of the others
     context = zmq.Context[zmq.Socket[bytes]](io_threads=1)
-    socket = context.socket(zmq.DEALER)
+    socket = join(context, setup.address, os.environ[TOKEN_VARIABLE], engine_identity(setup.engine), queues=True)
     socket.linger = 2_000
-    socket.identity = identity(setup.engine, os.environ[TOKEN_VARIABLE])
-    socket.connect(setup.address)
     try:
         outbox = Outbox()
         engine = build(setup, outbox)

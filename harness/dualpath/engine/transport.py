@@ -1,18 +1,19 @@
 """Moving bytes between engines: one-sided access to memory that its owner registered.
 
-The shape is RDMA's (verbs_transport.py): regions are registered once and named, a peer connects to them, and the one
-that needs the bytes reads or writes them; the owner takes no part. Transports move bytes and nothing else: rates,
-lanes and counting are the data path's.
+The shape is RDMA's (verbs_transport.py, nixl_transport.py): regions are registered once and named, a peer connects to
+them, and the one that needs the bytes reads or writes them; the owner takes no part. Transports move bytes and nothing
+else: rates, lanes and counting are the data path's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from dualpath.engine.geometry import Piece
+from dualpath.engine.network import Endpoint, NetworkCounts
 
 
 class Completion(Protocol):
@@ -32,6 +33,22 @@ class Transport(Protocol):
 
     def write(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
         """Put pieces of a local region into a remote one."""
+
+
+class NetworkTransport(Transport, Protocol):
+    """A transport that its engine must connect, and close."""
+
+    def endpoint(self) -> Endpoint:
+        """What the other side must know."""
+
+    def connect(self, peers: Iterable[Endpoint]) -> None:
+        """Raises WorkerError where an end does not fit, or one is missing."""
+
+    def start(self, spawn: Callable[[str, Callable[[], None]], None]) -> None: ...
+
+    def counts(self) -> NetworkCounts: ...
+
+    def close(self) -> None: ...
 
 
 class Done(NamedTuple):

@@ -1,11 +1,12 @@
 """The transport over RDMA: one-sided reads and writes of regions that their owners registered, between hosts or not.
 
 Prefill engines do all the moving: they read hit KV from a decode engine's buffer and write new KV into it. Each has a
-queue pair to each decode engine; both tell the coordinator their ends, which tells the other (messages.Endpoint,
-messages.Connect). The last write of a call carries a notice, so that the decode engine knows without being told by
-anybody else that a layer of a request is there; it counts them.
+queue pair to each decode engine; both tell the coordinator their ends, which tells the other (messages.Connect). The
+last write of a call carries a notice, so that the decode engine knows without being told by anybody else that a layer
+of a request is there; it counts them.
 
-Nothing is staged: work requests name the Layer Blocks where they lie, on both sides.
+Nothing is staged: work requests name the Layer Blocks where they lie, on both sides. Device memory is registered
+through a dma-buf (untested on hardware); where that cannot be, it is staged through pinned host memory, and said so.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ from itertools import count
 from torch import Tensor
 
 from dualpath.core.errors import WorkerError
+from dualpath.engine.device_memory import DmaBuf, Mirror, NoDmaBuf
 from dualpath.engine.geometry import Piece
-from dualpath.engine.messages import Endpoint, RdmaCounts, RemoteRegion
-from dualpath.engine.rdma import Memory, Nic, Posted, QueuePair, RdmaError, RdmaSettings, Work
+from dualpath.engine.network import Endpoint, NetworkCounts, RemoteRegion
+from dualpath.engine.rdma.memory import Memory
+from dualpath.engine.rdma.nic import Nic
+from dualpath.engine.rdma.queue_pair import QueuePair, Work
+from dualpath.engine.rdma.settings import RdmaError, RdmaSettings
 from dualpath.engine.transport import Completion, copy_pieces
 
 _LISTEN_S = 0.001  # between two looks for notices
@@ -31,11 +36,14 @@ class VerbsTransport:
 
     def __init__(self, engine: int, peers: Iterable[int], settings: RdmaSettings, *, hears_notices: bool) -> None:
         self._engine = engine
+        self._settings = settings
         peers = list(peers)
         self._nic = Nic(settings, len(peers))
         self._hears_notices = hears_notices
         self._tensors: dict[str, Tensor] = {}
         self._memory: dict[str, Memory] = {}
+        self._mirrors: dict[str, Mirror] = {}  # of regions that the NIC does not reach
+        self._notes: list[str] = []
         self._remote: dict[str, tuple[RemoteRegion, QueuePair]] = {}
         self._pairs = {peer: self._nic.queue_pair(hears_notices=hears_notices) for peer in peers}
         self._notices = count()
@@ -44,28 +52,50 @@ class VerbsTransport:
 
     def register(self, name: str, region: Tensor, *, is_shared: bool = False) -> None:
         assert name not in self._tensors, f"region {name} registered twice"
-        if region.device.type != "cpu":
-            raise RdmaError(
-                f"region {name} is on {region.device}: RDMA of device memory is not built; --transport shared"
-            )
         self._tensors[name] = region
-        self._memory[name] = self._nic.register(region.data_ptr(), region.numel(), is_shared=is_shared)
+        is_device = region.device.type != "cpu"
+        if is_shared or not (is_device or self._settings.stages_device_memory):
+            assert not is_device, "peers reach host memory only"
+            self._memory[name] = self._nic.register(region.data_ptr(), region.numel(), is_shared=is_shared)
+        else:
+            self._memory[name] = self._device_memory(name, region)
+
+    def _device_memory(self, name: str, region: Tensor) -> Memory:
+        why = "asked for"
+        if not self._settings.stages_device_memory:
+            try:
+                exported = DmaBuf(region)
+                try:
+                    return self._nic.register_dma_buf(exported.fd, exported.offset, region.numel())
+                finally:
+                    exported.close()
+            except (NoDmaBuf, RdmaError) as error:
+                why = str(error)
+        mirror = self._mirrors[name] = Mirror(region)
+        self._notes.append(f"{name} is STAGED through pinned host memory: {why}")
+        return self._nic.register(mirror.pinned.data_ptr(), region.numel(), is_shared=False)
+
+    @property
+    def device(self) -> str:
+        return self._nic.facts.device
+
+    @property
+    def port(self) -> int:
+        return self._settings.port
 
     def endpoint(self) -> Endpoint:
-        """What the other side must know."""
         regions = [
             RemoteRegion(name, m.address, m.num_bytes, m.remote_key) for name, m in self._memory.items() if m.is_shared
         ]
         ends = {peer: pair.end for peer, pair in self._pairs.items()}
-        return Endpoint(self._engine, self._nic.facts, ends, regions)
+        return Endpoint(self._engine, regions, self._nic.facts, ends)
 
     def connect(self, peers: Iterable[Endpoint]) -> None:
-        """Raises RdmaError where an end does not fit, WorkerError where one is missing."""
         known = {peer.engine: peer for peer in peers}
         for number, pair in self._pairs.items():
-            if number not in known or self._engine not in known[number].ends:
+            peer = known.get(number)
+            if peer is None or peer.port is None or self._engine not in peer.ends:
                 raise WorkerError(f"engine {self._engine}: no end of a queue pair to engine {number}")
-            peer = known[number]
             pair.connect(f"engine {number}", peer.port, peer.ends[self._engine])
             for region in peer.regions:
                 self._remote[region.name] = region, pair
@@ -81,20 +111,41 @@ class VerbsTransport:
     def read(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
         if remote in self._tensors:
             return self._copied(remote, local, ((p.remote_offset, p.local_offset, p.num_bytes) for p in pieces))
-        return self._post("read", remote, local, pieces)
+        pieces = list(pieces)
+        region, pair = self._remote[remote]
+        posted = pair.post("read", self._memory[local], region.key, self._work(remote, local, pieces))
+
+        def wait() -> int:
+            self._nic.wait(posted)
+            if (mirror := self._mirrors.get(local)) is not None:
+                mirror.empty((p.local_offset, p.num_bytes) for p in pieces)
+            return sum(piece.num_bytes for piece in pieces)
+
+        return _OnItsWay(wait)
 
     def write(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
         if remote in self._tensors:
             return self._copied(local, remote, ((p.local_offset, p.remote_offset, p.num_bytes) for p in pieces))
-        return self._post("write", remote, local, pieces)
+        pieces = list(pieces)
+        region, pair = self._remote[remote]
+        if (mirror := self._mirrors.get(local)) is not None:
+            mirror.fill((p.local_offset, p.num_bytes) for p in pieces)
+        notice = next(self._notices) % (1 << _NOTICE_BITS)
+        posted = pair.post("write", self._memory[local], region.key, self._work(remote, local, pieces), notice)
+
+        def wait() -> int:
+            self._nic.wait(posted)
+            return sum(piece.num_bytes for piece in pieces)
+
+        return _OnItsWay(wait)
 
     def _copied(self, source: str, target: str, pieces: Iterable[tuple[int, int, int]]) -> Completion:
         done = copy_pieces(self._tensors[source], self._tensors[target], pieces)
         self._copied_bytes += done.num_bytes
         return done
 
-    def _post(self, kind: str, remote: str, local: str, pieces: Iterable[Piece]) -> _OnItsWay:
-        region, pair = self._remote[remote]
+    def _work(self, remote: str, local: str, pieces: Iterable[Piece]) -> list[Work]:
+        region, _ = self._remote[remote]
         memory = self._memory[local]
         work = []
         for piece in pieces:
@@ -103,26 +154,24 @@ class VerbsTransport:
             work.append(
                 Work(memory.address + piece.local_offset, region.address + piece.remote_offset, piece.num_bytes)
             )
-        if kind == "read":
-            posted = pair.post("read", memory, region.key, work)
-        else:
-            posted = pair.post("write", memory, region.key, work, next(self._notices) % (1 << _NOTICE_BITS))
-        return _OnItsWay(self._nic, posted, sum(each.num_bytes for each in work))
+        return work
 
-    def counts(self) -> RdmaCounts:
-        nic = self._nic
-        self._nic.look()
-        return RdmaCounts(
+    def counts(self) -> NetworkCounts:
+        nic, pairs = self._nic, self._pairs.values()
+        nic.look()
+        return NetworkCounts(
             engine=self._engine,
-            device=nic.facts.device,
+            device=self.device,
             regions=nic.num_regions,
             registered_bytes=nic.registered_bytes,
-            work_requests=nic.num_requests,
-            doorbells=nic.num_doorbells,
-            moved_bytes=nic.num_bytes,
+            work_requests=sum(pair.num_requests for pair in pairs),
+            doorbells=sum(pair.num_doorbells for pair in pairs),
+            moved_bytes=sum(pair.num_bytes for pair in pairs),
             notices_sent=next(self._notices),
-            notices_heard=sum(pair.num_notices for pair in self._pairs.values()),
+            notices_heard=sum(pair.num_notices for pair in pairs),
             copied_bytes=self._copied_bytes,
+            staged_bytes=sum(mirror.staged_bytes for mirror in self._mirrors.values()),
+            note="; ".join(self._notes),
         )
 
     def close(self) -> None:
@@ -131,9 +180,5 @@ class VerbsTransport:
 
 
 class _OnItsWay:
-    def __init__(self, nic: Nic, posted: Posted, num_bytes: int) -> None:
-        self._nic, self._posted, self.num_bytes = nic, posted, num_bytes
-
-    def wait(self) -> int:
-        self._nic.wait(self._posted)
-        return self.num_bytes
+    def __init__(self, wait: Callable[[], int]) -> None:
+        self.wait = wait

@@ -32,13 +32,15 @@ from dualpath.engine.messages import (
 )
 from dualpath.engine.meter import Meter
 from dualpath.engine.model import Model, best_device
+from dualpath.engine.network import NetworkSettings, NixlSettings
+from dualpath.engine.nixl_transport import NixlTransport
 from dualpath.engine.pacer import Pacer
+from dualpath.engine.port_meter import PortMeter
 from dualpath.engine.prefill_engine import PrefillEngine
-from dualpath.engine.rdma import RdmaSettings
 from dualpath.engine.serve import Outbox, failed, run_process
 from dualpath.engine.shared_buffer import SharedBuffer
 from dualpath.engine.store import BlockReader, SegmentWriter
-from dualpath.engine.transport import SharedMemoryTransport, Transport
+from dualpath.engine.transport import NetworkTransport, SharedMemoryTransport, Transport
 from dualpath.engine.verbs_transport import VerbsTransport
 
 
@@ -56,10 +58,11 @@ class Engine:
         buffers = {
             peer: SharedBuffer(fd, buffer_bytes(cluster, peer)) for peer, fd in enumerate(setup.buffer_fds) if fd >= 0
         }
-        self._verbs = _verbs(cluster, engine, setup.rdma)
-        transport: Transport = self._verbs or SharedMemoryTransport()
+        self._network = _network(cluster, engine, setup.network)
+        transport: Transport = self._network or SharedMemoryTransport()
         for peer, buffer in buffers.items():
             transport.register(f"buffer/{peer}", buffer.tensor, is_shared=cluster.role_of(peer) == "decode")
+        self._port = _port_meter(cluster, engine, self._network)
         model = Model(cluster.model, setup.seed, best_device())
         layout = store_layout(cluster)
         self._reader = BlockReader(setup.store_directory, layout)
@@ -106,8 +109,10 @@ class Engine:
     def start(self, zero_ns: int) -> None:
         """Set the run's clock and start working."""
         self.path.zero_ns = zero_ns
-        if self._verbs is not None:
-            self._verbs.start(self._spawn)
+        if self._network is not None:
+            self._network.start(self._spawn)
+        if self._port is not None:
+            self._spawn("port-meter", partial(self._port.run, zero_ns))
         self.reads.start(self._spawn)
         if self.prefill is not None:
             self.prefill.start(self._spawn)
@@ -126,20 +131,20 @@ class Engine:
                 self.decode.submit(message)
 
     def hello(self) -> Hello:
-        return Hello(self._setup.engine, self._verbs.endpoint() if self._verbs is not None else None)
+        return Hello(self._setup.engine, self._network.endpoint() if self._network is not None else None)
 
     def connect(self, message: Connect) -> Connected:
-        assert self._verbs is not None, "only engines that told their endpoint are connected"
-        self._verbs.connect(message.peers)
+        assert self._network is not None, "only engines that told their endpoint are connected"
+        self._network.connect(message.peers)
         return Connected(self._setup.engine)
 
     def summary(self) -> Summary:
         checked: list[CheckedBlock] = list(self.reads.checked)
         for part in (self.prefill, self.decode):
             checked += part.checked if part is not None else []
-        rows = [LinkRow(**row) for row in self._meter.rows()]
-        rdma = self._verbs.counts() if self._verbs is not None else None
-        return Summary(self._setup.engine, self._reader.direct, self._reader.direct_reason, rows, checked, rdma)
+        rows = [LinkRow(**row) for row in self._meter.rows()] + (self._port.rows() if self._port is not None else [])
+        network = self._network.counts() if self._network is not None else None
+        return Summary(self._setup.engine, self._reader.direct, self._reader.direct_reason, rows, checked, network)
 
     def _spawn(self, name: str, body: Callable[[], None]) -> None:
         threading.Thread(target=partial(self._guard, body), name=name, daemon=True).start()
@@ -152,12 +157,26 @@ class Engine:
             self._outbox.put(failed(self._setup.engine, error))
 
 
-def _verbs(cluster: Cluster, engine: int, settings: RdmaSettings | None) -> VerbsTransport | None:
-    if settings is None:
-        return None
+def _network(cluster: Cluster, engine: int, settings: NetworkSettings | None) -> NetworkTransport | None:
+    """None: shared memory."""
     is_prefill = cluster.role_of(engine) == "prefill"
     peers = range(cluster.num_prefill, cluster.num_engines) if is_prefill else range(cluster.num_prefill)
-    return VerbsTransport(engine, peers, settings, hears_notices=not is_prefill)
+    match settings:
+        case None:
+            return None
+        case NixlSettings():
+            return NixlTransport(engine, peers, settings, hears_notices=not is_prefill)
+        case _:
+            return VerbsTransport(engine, peers, settings, hears_notices=not is_prefill)
+
+
+def _port_meter(cluster: Cluster, engine: int, network: NetworkTransport | None) -> PortMeter | None:
+    """Of the first engine of each node, where KV goes over a NIC."""
+    node = cluster.node_of(engine)
+    is_first = engine == 0 or cluster.node_of(engine - 1) != node
+    if not (is_first and isinstance(network, VerbsTransport)):
+        return None
+    return PortMeter(network.device, network.port, node)
 
 
 if __name__ == "__main__":

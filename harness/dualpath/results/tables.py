@@ -47,12 +47,12 @@ TURNS = _schema(
 
 LINKS = _schema(
     {
-        "resource": pa.string(),  # snic | cnic | dram
+        "resource": pa.string(),  # snic | cnic | dram; port: what a NIC's port itself has counted
         "node": pa.int32(),  # nodes are numbered through: prefill nodes first, then decode nodes
-        "engine": pa.int32(),  # numbered through likewise; null for a node's resource (snic, dram)
+        "engine": pa.int32(),  # numbered through likewise; null for a node's resource (snic, dram, port)
         "direction": pa.string(),  # read | write, as seen from the host (a NIC reads PCIe, DRAM is read)
-        "route": pa.string(),  # prefill | decode (the hit KV's route) | miss | persist
-        "lane": pa.string(),  # kv | model
+        "route": pa.string(),  # prefill | decode (the hit KV's route) | miss | persist; all
+        "lane": pa.string(),  # kv | model; all
         "bucket_ns": pa.int64(),  # start of the time bucket; its width is run.json's bucket_ns
         "bytes": pa.int64(),
         "busy_ns": pa.int64(),  # time of the bucket that the paced link was serving; 0 where native

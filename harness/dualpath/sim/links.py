@@ -1,5 +1,9 @@
 """Links that contend: each serves its transfers one after the other, in the order in which they were started.
 
+Model traffic has a lane of its own: while both lanes have work it gets 99 % of the rate and KV 1 %, else one lane gets
+all of it (paper, section 4; the engine's pacer does the same). When KV will have passed is said once, when it starts:
+model traffic that comes later delays the KV behind it, not the KV already promised.
+
 A transfer that uses several links reserves each by itself and ends with the last one. What is charged where comes from
 the hop table (`core/hops.py`). Bytes and busy time are counted in time buckets that double in width when a run
 outgrows them.
@@ -20,6 +24,7 @@ from dualpath.core.records import Floats, Integers
 
 ROUTES = ("prefill", "decode", "miss", "persist")
 ROUTE_PREFILL, ROUTE_DECODE, ROUTE_MISS, ROUTE_PERSIST, MODEL_TRAFFIC = range(5)
+MODEL_SHARE_PERCENT = 99
 SNIC, DRAM, CNIC = range(3)
 _RESOURCES = ("snic", "dram", "cnic")
 _COUNTED = 2 << 20  # cells to count in: bounds memory, and so the number of buckets
@@ -31,7 +36,8 @@ class Links(Arrays):
     num_hops: Integers  # [num_stages]
     ns_per_byte: Floats  # [3] by resource; 0 where native
     ns_per_block: Floats  # [3] what a Full Block costs a storage NIC beside its bytes
-    free_ns: Integers  # [num_counters] when a link has served all that was given to it (DRAM: its read counter's)
+    free_ns: Integers  # [num_counters] when a link has served all KV that was given to it (DRAM: its read counter's)
+    model_free_ns: Integers  # the same, for model traffic
     bucket_ns: Integers  # [1]
     num_bytes: Integers  # [num_buckets, num_counters, num_routes + 1]; the last route: model traffic
     busy_ns: Integers  # the same
@@ -55,6 +61,7 @@ def new_links(cluster: Cluster, dram_bytes_per_s: float, snic_ns_per_block: floa
         ns_per_byte=np.array([1e9 / rate if rate else 0.0 for rate in rates]),
         ns_per_block=np.array([snic_ns_per_block, 0.0, 0.0]),
         free_ns=np.zeros(num_counters, np.int64),
+        model_free_ns=np.zeros(num_counters, np.int64),
         bucket_ns=np.array([bucket_ns]),
         num_bytes=np.zeros(cells, np.int64),
         busy_ns=np.zeros(cells, np.int64),
@@ -104,12 +111,22 @@ def serve(
     num_blocks: float,
     at_ns: int,
 ) -> int:
-    """One link serves one transfer after what it was given before; returns when it is done."""
+    """One link serves one transfer after what its lane was given before; returns when it is done."""
     counted = counter(links, resource, node, engine, is_write)
     link = counter(links, resource, node, engine, 0) if resource == DRAM else counted
-    start_ns = max(at_ns, links.free_ns[link])
-    end_ns = start_ns + int(num_bytes * links.ns_per_byte[resource] + num_blocks * links.ns_per_block[resource])
-    links.free_ns[link] = end_ns
+    work_ns = int(num_bytes * links.ns_per_byte[resource] + num_blocks * links.ns_per_block[resource])
+    if route == MODEL_TRAFFIC:
+        start_ns = max(at_ns, links.model_free_ns[link])
+        kv_ns = max(0, links.free_ns[link] - start_ns)
+        end_ns = start_ns + min(work_ns * 100 // MODEL_SHARE_PERCENT, work_ns + kv_ns)
+        links.model_free_ns[link] = end_ns
+        if kv_ns:
+            links.free_ns[link] += work_ns
+    else:
+        start_ns = max(at_ns, links.free_ns[link])
+        model_ns = max(0, links.model_free_ns[link] - start_ns)
+        end_ns = start_ns + min(work_ns * 100 // (100 - MODEL_SHARE_PERCENT), work_ns + model_ns)
+        links.free_ns[link] = end_ns
     _count(links, counted, route, num_bytes, start_ns, end_ns)
     return end_ns
 

@@ -1,0 +1,136 @@
+"""What KV goes over, and which hosts take part: options of `replay`, and the command `worker`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dualpath.cli.shared import BAD_INPUT, PATH, example
+from dualpath.engine.network import NetworkSettings, NixlSettings
+from dualpath.engine.rdma.settings import LaneClass, RdmaSettings
+from dualpath.engine.remote_host import serve_runs
+from dualpath.engine.wire import TOKEN_VARIABLE, check_address, check_token
+from dualpath.hosts import engine_code
+
+_KEYS = (
+    "transport",
+    "rdma_device",
+    "gid_index",
+    "traffic_class",
+    "service_level",
+    "rdma_staging",
+    "network_timeout",
+    "listen",
+    "remote",
+    "wait",
+)
+
+
+def network_options(command: Any) -> Any:
+    options = (
+        click.option(
+            "--transport",
+            type=click.Choice(["shared", "verbs", "nixl"]),
+            default="shared",
+            show_default=True,
+            help="How KV goes between prefill and decode engines: through shared memory of this host, over RDMA "
+            "(pyverbs), or over NIXL (UCX: RDMA, shared memory or TCP).",
+        ),
+        click.option("--rdma-device", help="RDMA device. Default: the first with an active port."),
+        click.option(
+            "--gid-index", type=click.IntRange(0), help="GID of the port. Default: the first with an IPv4 address."
+        ),
+        click.option(
+            "--traffic-class", type=click.IntRange(0, 255), default=0, help="Of KV on RoCE: DSCP x 4, such as 32."
+        ),
+        click.option("--service-level", type=click.IntRange(0, 15), default=0, help="Of KV on InfiniBand."),
+        click.option(
+            "--rdma-staging", is_flag=True, help="Take device memory through pinned host memory, dma-buf or not."
+        ),
+        click.option(
+            "--network-timeout", type=click.FloatRange(0.1, 3600), default=30.0, help="Seconds a transfer may take."
+        ),
+        click.option(
+            "--listen", metavar="HOST:PORT", help=f"Where other hosts join, with the token in {TOKEN_VARIABLE}."
+        ),
+        click.option(
+            "--remote",
+            multiple=True,
+            metavar="NODES",
+            help="Nodes that other hosts run: prefill, decode, or a node's number. May be repeated.",
+        ),
+        click.option(
+            "--wait", type=click.FloatRange(1, 86_400), default=300.0, show_default=True, help="Seconds for hosts."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def network_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes these options out, and gives what a Plan wants in their place."""
+    chosen = {key: options.pop(key) for key in _KEYS}
+    network: NetworkSettings | None = None
+    if chosen["transport"] == "verbs":
+        network = RdmaSettings(
+            device=chosen["rdma_device"],
+            gid_index=chosen["gid_index"],
+            kv=LaneClass(chosen["traffic_class"], chosen["service_level"]),
+            timeout_s=chosen["network_timeout"],
+            stages_device_memory=chosen["rdma_staging"],
+        )
+    elif chosen["transport"] == "nixl":
+        network = NixlSettings(timeout_s=chosen["network_timeout"])
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if chosen["listen"] is not None:
+        if not token:
+            token = secrets.token_hex(16)
+        click.echo(
+            f"waits at {chosen['listen']} for hosts; there: {TOKEN_VARIABLE}="
+            f"{'...' if TOKEN_VARIABLE in os.environ else token} dualpath worker {chosen['listen']}",
+            err=True,
+        )
+    return {
+        "network": network,
+        "listen": chosen["listen"],
+        "remote": chosen["remote"],
+        "token": token,
+        "wait_s": chosen["wait"],
+    }
+
+
+@click.command(
+    epilog=example(
+        "export DUALPATH_TOKEN=$(openssl rand -hex 16)     # the same on both hosts",
+        "dualpath replay mine.parquet --cluster two.toml --arm all --transport verbs \\",
+        "    --listen 10.0.0.1:7000 --remote decode --store /shared/store -o RUNS         # on 10.0.0.1",
+        "dualpath worker 10.0.0.1:7000                                                    # on the other",
+    )
+)
+@click.argument("address", metavar="HOST:PORT")
+@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="How many nodes this host runs.")
+@click.option("--store", type=PATH, help="The run's block store, where it is mounted elsewhere than on the other host.")
+@click.option("--logs", type=PATH, help="Folder for the engines' logs. Default: a new one for temporary files.")
+@click.option(
+    "--wait", type=click.FloatRange(1, 86_400), default=60.0, show_default=True, help="Seconds without a coordinator."
+)
+def worker(address: str, nodes: int, store: Path | None, logs: Path | None, wait: float) -> int:
+    """Lend this host to a replay elsewhere, which listens at HOST:PORT: run the engines of a node of it. Goes on to the
+    next run, until no coordinator has come for a while. Needs the run's token in DUALPATH_TOKEN."""
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    check_token(token)
+    directory = logs or Path(tempfile.mkdtemp(prefix="dualpath-worker-"))
+
+    def say(line: str) -> None:
+        click.echo(f"{address}: {line}", err=True)
+
+    served = serve_runs(check_address(address, "HOST:PORT"), token, engine_code(), nodes, directory, store, wait, say)
+    if not served:
+        say(f"no coordinator with this token within {wait:g} s; check address, token and --wait")
+    return 0 if served else BAD_INPUT

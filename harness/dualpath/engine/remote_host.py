@@ -1,0 +1,169 @@
+"""A host that lends itself to a coordinator elsewhere: joins it, runs the engines it is given, tells of their deaths.
+
+    Joining -> Present, again and again -> StartEngines -> Host -> engines, which speak with the coordinator themselves
+            <- ClockReply                                       -> EngineEnded
+                                           Dismissed, or silence: all engines are ended
+
+Not aware of what an engine does.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import socket as sockets
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import zmq
+
+from dualpath.core.errors import WorkerError
+from dualpath.engine.host import Host
+from dualpath.engine.messages import ClockReply, Dismissed, EngineEnded, Present, Refused, StartEngines, ToHost
+from dualpath.engine.wire import Socket, join
+
+_PRESENT_S = 1.0  # between two signs of life,
+_FIRST_S = 0.05  # and while the clocks are being compared
+_CLOCK_SAMPLES = 16
+_SILENCE_S = 20.0  # of a coordinator that is taken for gone
+
+
+class Clock:
+    """How this host's clock stands to the coordinator's: of the last questions, the one answered soonest."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[int, int]] = deque(maxlen=_CLOCK_SAMPLES)  # (half the round trip, offset)
+
+    def answered(self, sent_ns: int, now_ns: int, heard_ns: int) -> None:
+        self._samples.append(((heard_ns - sent_ns) // 2, now_ns - (sent_ns + heard_ns) // 2))
+
+    @property
+    def is_known(self) -> bool:
+        return len(self._samples) == _CLOCK_SAMPLES
+
+    @property
+    def best(self) -> tuple[int, int]:
+        """(largest error, offset), ns."""
+        return min(self._samples)
+
+
+class RemoteHost:
+    """One run's service. directory: for engines' logs; store: where the block store is mounted here, None: where the
+    coordinator has it."""
+
+    def __init__(self, address: str, token: str, code: str, nodes: int, directory: Path, store: Path | None) -> None:
+        self._address, self._token, self._code, self._nodes = address, token, code, nodes
+        self._store = store
+        identity = f"host-{secrets.token_hex(8)}".encode()
+        self._context = zmq.Context[Socket](io_threads=1)
+        self._socket = join(self._context, address, token, identity, queues=False)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._decoder = msgspec.msgpack.Decoder(ToHost)
+        self._host = Host(directory, token)
+        self._clock = Clock()
+        self._heard_s = time.monotonic()
+        self._present_s = 0.0  # when to say so again
+        self.engines: list[int] = []
+
+    def serve(self, wait_s: float, say: Callable[[str], None]) -> Literal["served", "dismissed", "nobody"]:
+        """Until the run is over, or nobody has answered for wait_s. Raises WorkerError where the coordinator refuses,
+        or is gone in the middle."""
+        while True:
+            if time.monotonic() >= self._present_s:
+                self._say_present()
+            ready = dict(self._poller.poll(math.ceil(max(0.0, self._present_s - time.monotonic()) * 1e3)))
+            for pidfd in set(ready) & set(self._host.pidfds):
+                self._tell_death(pidfd)
+            if self._socket in ready:
+                match self._decoder.decode(self._socket.recv()):
+                    case ClockReply(sent_ns=sent_ns, now_ns=now_ns):
+                        self._heard_s = time.monotonic()
+                        self._clock.answered(sent_ns, now_ns, time.monotonic_ns())
+                    case StartEngines() as message:
+                        say(f"runs engines {', '.join(map(str, message.engines))}")
+                        self._start(message)
+                    case Refused(why=why):
+                        raise WorkerError(f"{self._address}: refused: {why}")
+                    case Dismissed():
+                        return "served" if self.engines else "dismissed"
+            silent_s = time.monotonic() - self._heard_s
+            if self.engines and silent_s > _SILENCE_S:
+                raise WorkerError(f"{self._address}: the coordinator has been silent for {_SILENCE_S:g} s")
+            if not self.engines and silent_s > wait_s:
+                return "nobody"
+
+    def _say_present(self) -> None:
+        known = self._clock.is_known
+        error_ns, offset_ns = self._clock.best if known else (0, None)
+        name = sockets.gethostname()
+        message = Present(name, self._code, self._nodes, time.monotonic_ns(), offset_ns, error_ns)
+        if self._socket.poll(0, zmq.POLLOUT):
+            self._socket.send(msgspec.msgpack.encode(message))
+        self._present_s = time.monotonic() + (_PRESENT_S if known else _FIRST_S)
+
+    def _start(self, message: StartEngines) -> None:
+        store = self._store or message.setup.store_directory
+        setup = msgspec.structs.replace(message.setup, address=self._address, store_directory=str(store))
+        self.engines = message.engines
+        self._host.start(setup, message.engines)
+        for pidfd in self._host.pidfds:
+            self._poller.register(pidfd, zmq.POLLIN)
+
+    def _tell_death(self, pidfd: int) -> None:
+        self._poller.unregister(pidfd)
+        engine = self._host.pidfds[pidfd]
+        self._host.forget(engine)
+        self._socket.send(msgspec.msgpack.encode(EngineEnded(engine, self._host.death(engine))))
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Of the engines it runs."""
+        return self._host.pids
+
+    def close(self) -> None:
+        """Ends what still runs. Idempotent."""
+        self._host.close()
+        self._socket.close(linger=0)
+        self._context.term()
+
+    def __enter__(self) -> RemoteHost:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def serve_runs(
+    address: str,
+    token: str,
+    code: str,
+    nodes: int,
+    directory: Path,
+    store: Path | None,
+    wait_s: float,
+    say: Callable[[str], None],
+) -> int:
+    """Serve one run after the other, until no coordinator has come for wait_s. Returns how many were served. Raises
+    WorkerError where the coordinator refuses."""
+    served = 0
+    while True:
+        logs = directory / f"run-{served}"
+        logs.mkdir(parents=True, exist_ok=True)
+        with RemoteHost(address, token, code, nodes, logs, store) as host:
+            try:
+                outcome = host.serve(wait_s, say)
+            except WorkerError as error:
+                if not host.engines:
+                    raise
+                say(f"{error}; its engines are ended")
+                outcome = "served"
+        if outcome == "nobody":
+            return served
+        if outcome == "served":
+            served += 1
+            say(f"run {served} is over; logs of its engines are in {logs}")
