@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup repro paper smoke sim-speed test test-rdma check format clean
+.PHONY: help setup repro paper smoke sim-speed rdma test test-rdma check format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ smoke: $(READY) ## trace to report in under 90 s, tiny trace, every arm on 1P1D
 sim-speed: $(READY) ## how fast the simulator is, beside DynoSim and SimPy from PyPI (20 min, a quiet machine)
 	@$(BIN)/python bench/sim_speed.py
 	@$(BIN)/python reports/sim_speed.py
+
+rdma: $(READY) ## RDMA measured in guests: isolation of traffic classes, cost of posting, share of the link (6 min)
+	@$(BIN)/python bench/rdma.py && $(BIN)/python reports/rdma.py
 
 test: $(READY) ## all tests (under 8 min)
 	@$(BIN)/python -m pytest

@@ -54,6 +54,7 @@ nodes = {decode}
 [links]
 snic = "{snic}"
 cnic = "{cnic}"
+model_bytes_per_token = {model_bytes_per_token}
 [memory]
 prefill_buffer = "{prefill_buffer}"
 decode_buffer = "8MiB"
@@ -78,6 +79,7 @@ def cluster_file(tmp_path: Path) -> Callable[..., Path]:
             "decode": 1,
             "snic": "native",
             "cnic": "native",
+            "model_bytes_per_token": 0,
             "prefill_buffer": "4MiB",
             "attention_ns_per_pair": 100,
         }

@@ -11,12 +11,13 @@ from typing import Any
 import polars as pl
 import pytest
 from dualpath.engine.network import NetworkSettings, NixlSettings
-from dualpath.engine.rdma.settings import RdmaSettings
+from dualpath.engine.rdma.settings import LaneClass, RdmaSettings
 from dualpath.plan import Outcome, Plan
 from dualpath.replay import replay
 from dualpath.results.run import Run
 
 pytestmark = pytest.mark.engine
+LANES = RdmaSettings(kv=LaneClass(traffic_class=32), model=LaneClass(traffic_class=184), timeout_s=60)
 _LINK = ["resource", "node", "engine", "direction", "route"]
 NETWORKS = [
     pytest.param(NixlSettings(), id="nixl", marks=pytest.mark.nixl),
@@ -80,6 +81,31 @@ def test_tokens_checksums_and_bytes_are_those_of_shared_memory(
         assert hashes(tmp_path / arm) == hashes(tmp_path / "shared")
         for counts in checked(tmp_path / arm):
             assert counts["staged_bytes"] == 0, "Layer Blocks go from where they lie to where they belong"
+
+
+@pytest.mark.parametrize(
+    "network", [pytest.param(None, id="shared"), pytest.param(LANES, id="verbs", marks=pytest.mark.rdma)]
+)
+def test_model_traffic_has_a_lane_of_its_own_and_changes_no_token(
+    trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path, network: NetworkSettings | None
+) -> None:
+    bytes_per_token, layers = 3000, 2
+    without = replayed(trace_file, cluster_file(), tmp_path / "without", "split", network)
+    beside = cluster_file(model_bytes_per_token=bytes_per_token)
+    outcome = replayed(trace_file, beside, tmp_path / "beside", "split", network)
+    assert (without.status, outcome.status) == ("ok", "ok"), outcome.reasons
+    assert hashes(tmp_path / "beside") == hashes(tmp_path / "without")
+    rows = pl.read_parquet(tmp_path / "beside" / "collectives.parquet")
+    new_tokens = Run.load(tmp_path / "beside").turns.select(pl.col("miss_tokens").sum()).collect().item()
+    exact = 2 * bytes_per_token * new_tokens  # out and back
+    assert exact - 2 * layers * len(rows) <= sum(rows["bytes"].to_list()) <= exact, "rounded down, layer by layer"
+    assert rows["latency_ns"].min() > 0  # type: ignore[operator]
+    moved = bytes_by_link(tmp_path / "beside" / "links.parquet")
+    of_lane = {link: num for link, num in moved.items() if link[-1] == "model"}
+    assert set(of_lane.values()) == {sum(rows["bytes"].to_list()) // 2}, "every direction of both NICs, each once"
+    assert len(of_lane) == 4
+    predicted = bytes_by_link(tmp_path / "beside" / "predicted.parquet")
+    assert moved - Counter(of_lane) == predicted, "the hop table is KV's"
 
 
 @pytest.mark.rdma

@@ -33,6 +33,7 @@ class _Prefill(_Nodes, forbid_unknown_fields=True):
 class _Links(msgspec.Struct, forbid_unknown_fields=True):
     snic: str  # a node's storage NIC, each direction
     cnic: str  # an engine's compute NIC, each direction
+    model_bytes_per_token: float = 0.0  # that prefill engines exchange on the model lane, each direction
 
 
 class _Memory(msgspec.Struct, forbid_unknown_fields=True):
@@ -115,6 +116,7 @@ def load_cluster(path: Path) -> ClusterFile:
             read_in_flight=raw.storage.read_in_flight,
             prefill_in_flight=raw.scheduler.prefill_in_flight,
             pass_engines=raw.prefill.pass_engines,
+            model_bytes_per_token=raw.links.model_bytes_per_token,
         )
     except ClusterError as error:
         raise ClusterError(f"{path}: {error}") from None

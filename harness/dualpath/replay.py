@@ -209,17 +209,19 @@ def _storage_access(summaries: Sequence[Summary]) -> dict[str, Any]:
     return {"direct_io": all(found) if found else None, "note": "; ".join(sorted(notes))}
 
 
-def _rows(summaries: Sequence[Summary]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of the tables `links` and `blocks`."""
+def _rows(summaries: Sequence[Summary]) -> tuple[list[dict[str, Any]], dict[str, Sequence[dict[str, Any]]]]:
+    """Rows of the table `links`, and of those that not every run has."""
     links: list[dict[str, Any]] = []
     blocks: list[dict[str, Any]] = []
+    collectives: list[dict[str, Any]] = []
     for summary in sorted(summaries, key=lambda summary: summary.engine):
         links += [msgspec.to_builtins(row) for row in summary.links]
         blocks += [
             {**msgspec.structs.asdict(block), "key": block.key.hex(), "engine": summary.engine}
             for block in summary.blocks
         ]
-    return links, blocks
+        collectives += [msgspec.to_builtins(row) for row in summary.collectives]
+    return links, {"blocks": blocks, "collectives": collectives}
 
 
 class _uninterrupted:

@@ -23,6 +23,8 @@ _KEYS = (
     "gid_index",
     "traffic_class",
     "service_level",
+    "model_traffic_class",
+    "model_service_level",
     "rdma_staging",
     "network_timeout",
     "listen",
@@ -49,6 +51,10 @@ def network_options(command: Any) -> Any:
             "--traffic-class", type=click.IntRange(0, 255), default=0, help="Of KV on RoCE: DSCP x 4, such as 32."
         ),
         click.option("--service-level", type=click.IntRange(0, 15), default=0, help="Of KV on InfiniBand."),
+        click.option("--model-traffic-class", type=click.IntRange(0, 255), default=0, help="Of model traffic on RoCE."),
+        click.option(
+            "--model-service-level", type=click.IntRange(0, 15), default=0, help="Of model traffic on InfiniBand."
+        ),
         click.option(
             "--rdma-staging", is_flag=True, help="Take device memory through pinned host memory, dma-buf or not."
         ),
@@ -82,6 +88,7 @@ def network_of(options: dict[str, Any]) -> dict[str, Any]:
             device=chosen["rdma_device"],
             gid_index=chosen["gid_index"],
             kv=LaneClass(chosen["traffic_class"], chosen["service_level"]),
+            model=LaneClass(chosen["model_traffic_class"], chosen["model_service_level"]),
             timeout_s=chosen["network_timeout"],
             stages_device_memory=chosen["rdma_staging"],
         )

@@ -71,6 +71,7 @@ class Cluster:
     read_in_flight: int = 4  # storage reads one engine keeps outstanding
     prefill_in_flight: int = 1  # batches a PE is given before it has computed them; 2 loads one behind another
     pass_engines: int = 1  # PEs whose forward passes run together
+    model_bytes_per_token: float = 0.0  # model traffic of a forward pass per new token, each direction
 
     def __post_init__(self) -> None:
         counts = (
@@ -89,6 +90,10 @@ class Cluster:
         for key, rate in (("[links] snic", self.snic_bytes_per_s), ("[links] cnic", self.cnic_bytes_per_s)):
             if rate is not None and not rate > 0:
                 raise ClusterError(f"{key} = {rate} bytes per second must be above 0, or native for no limit")
+        if not 0 <= self.model_bytes_per_token < 1e9:
+            raise ClusterError(
+                f"[links] model_bytes_per_token = {self.model_bytes_per_token} must be at least 0 and below 1e9"
+            )
         if self.pass_engines > 1 and self.prefill_in_flight > 1:
             raise ClusterError(
                 f"[scheduler] prefill_in_flight = {self.prefill_in_flight} with [prefill] pass_engines = "

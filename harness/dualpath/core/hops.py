@@ -97,7 +97,7 @@ class Charge(NamedTuple):
     node: int
     engine: int | None
     direction: Direction
-    route: Route
+    route: Route | Literal["model"]  # model traffic has no route
 
 
 def charges(cluster: Cluster, stage: Stage, route: Route, prefill_engine: int, decode_engine: int) -> Iterator[Charge]:

@@ -6,13 +6,13 @@ Every byte of KV an engine moves goes through here, so what is paced and counted
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dualpath.core.cluster import Cluster
-from dualpath.core.hops import Charge, Route, Stage, charges
+from dualpath.core.hops import Charge, Direction, Route, Stage, charges
 from dualpath.engine.meter import Meter
-from dualpath.engine.pacer import Pacer, Reservation
+from dualpath.engine.pacer import Lane, Pacer, Reservation
 from dualpath.engine.transport import Completion
 
 
@@ -58,11 +58,20 @@ class DataPath:
         that its completion says have moved are counted. The move is done when its links have let them pass, too. Post
         several before waiting for the first: a link idles while nobody has reserved it."""
         num_bytes = tokens * layers * self._cluster.model.kv_layer_bytes
-        hops = list(charges(self._cluster, stage, route, prefill_engine, decode_engine))
+        return self._begin(charges(self._cluster, stage, route, prefill_engine, decode_engine), num_bytes, "kv", copy)
+
+    def exchange(self, num_bytes: int, engines: tuple[int, int], copy: Callable[[], Completion]) -> None:
+        """Move model traffic from one engine to another, and wait for it."""
+        sides: tuple[tuple[int, Direction], ...] = ((engines[0], "read"), (engines[1], "write"))
+        hops = [Charge("cnic", self._cluster.node_of(engine), engine, side, "model") for engine, side in sides]
+        self._begin(hops, num_bytes, "model", copy).wait()
+
+    def _begin(self, hops: Iterable[Charge], num_bytes: int, lane: Lane, copy: Callable[[], Completion]) -> Move:
+        hops = list(hops)
         links = [link_of(self._cluster, charge) for charge in hops]
         posted_ns = time.monotonic_ns()
-        reservations = self._pacer.reserve_all([link for link in links if link is not None], num_bytes, "kv", posted_ns)
-        return Move(self, hops, links, reservations, copy(), posted_ns)
+        reservations = self._pacer.reserve_all([link for link in links if link is not None], num_bytes, lane, posted_ns)
+        return Move(self, hops, links, lane, reservations, copy(), posted_ns)
 
     def move(
         self,
@@ -90,7 +99,7 @@ class DataPath:
         for charge, link in zip(move.hops, move.links, strict=True):
             paced = link in span_ns
             start_ns, end_ns = span_ns[link] if link is not None and paced else unpaced
-            self._meter.add(charge, "kv", num_bytes, start_ns - self.zero_ns, end_ns - self.zero_ns, paced)
+            self._meter.add(charge, move.lane, num_bytes, start_ns - self.zero_ns, end_ns - self.zero_ns, paced)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,7 @@ class Move:
     path: DataPath
     hops: list[Charge]
     links: list[int | None]  # by hop
+    lane: Lane
     reservations: list[Reservation]
     completion: Completion  # of the bytes
     posted_ns: int

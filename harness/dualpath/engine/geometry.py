@@ -15,6 +15,7 @@ from dualpath.core.cluster import Cluster
 from dualpath.engine.store_layout import StoreLayout
 
 _PAGE_BYTES = 4096
+SCRATCH_BYTES = 64 << 10  # of a decode engine, for model traffic
 
 
 class Piece(NamedTuple):
@@ -64,9 +65,14 @@ class BlockGeometry:
 
 
 def buffer_bytes(cluster: Cluster, engine: int) -> int:
-    """Size of an engine's buffer: what the scheduler counts, and a decode engine's staging slots behind it."""
-    geometry = BlockGeometry.of(cluster)
-    return (buffer_slots(cluster, engine) + staging_slots(cluster, engine)) * geometry.stride_bytes
+    """Size of an engine's buffer: what the scheduler counts, and a decode engine's staging slots and scratch behind."""
+    has_scratch = cluster.model_bytes_per_token and cluster.role_of(engine) == "decode"
+    return scratch_offset(cluster, engine) + (SCRATCH_BYTES if has_scratch else 0)
+
+
+def scratch_offset(cluster: Cluster, engine: int) -> int:
+    """Where a decode engine's scratch begins."""
+    return (buffer_slots(cluster, engine) + staging_slots(cluster, engine)) * BlockGeometry.of(cluster).stride_bytes
 
 
 def buffer_slots(cluster: Cluster, engine: int) -> int:

@@ -159,6 +159,16 @@ class LinkRow(msgspec.Struct, frozen=True):
     busy_ns: int
 
 
+class Collective(msgspec.Struct, frozen=True):
+    """A row of the `collectives` table: bytes out and back after a layer, standing for a collective."""
+
+    engine: int
+    peer: int
+    t_ns: int
+    bytes: int  # of both directions
+    latency_ns: int
+
+
 class Summary(Message, frozen=True):
     """An engine's last message."""
 
@@ -168,6 +178,7 @@ class Summary(Message, frozen=True):
     links: list[LinkRow]
     blocks: list[CheckedBlock]
     network: NetworkCounts | None = None
+    collectives: list[Collective] = []
 
 
 class EngineSetup(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from dualpath.core.errors import WorkerError
+from dualpath.engine.pacer import Lane
 from dualpath.engine.rdma.settings import End, PortFacts, RdmaSettings
 
 
@@ -36,7 +37,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     engine: int
     regions: list[RemoteRegion]
     port: PortFacts | None = None  # verbs: its port,
-    ends: dict[int, End] = {}  # and its ends of queue pairs by peer
+    ends: dict[Lane, dict[int, End]] = {}  # and its ends of queue pairs, by peer
     agent: bytes = b""  # NIXL: what another agent must know of it
 
 

@@ -1,6 +1,8 @@
 """The transport over NIXL, the library that vLLM, SGLang and Dynamo move KV with: UCX under it takes RDMA, shared
 memory or TCP, as it finds them. Same shape as over verbs: prefill engines read and write, decode engines hear notices.
 
+It has no lanes: model traffic goes with the KV.
+
 `pip install nixl-cu12`; it is imported when a run asks for it. Which way UCX takes is UCX's to choose, and yours by its
 variables (UCX_TLS, UCX_NET_DEVICES).
 """
@@ -21,6 +23,7 @@ from torch import Tensor
 from dualpath.core.errors import WorkerError
 from dualpath.engine.geometry import Piece
 from dualpath.engine.network import Endpoint, NetworkCounts, NixlError, NixlSettings, RemoteRegion
+from dualpath.engine.pacer import Lane
 from dualpath.engine.transport import Completion, copy_pieces
 
 _LISTEN_S = 0.001  # between two looks for notices
@@ -81,15 +84,16 @@ class NixlTransport:
         with self._lock:
             self._heard += sum(len(notices) for notices in self._agent.get_new_notifs().values())
 
-    def read(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
+    def read(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
         if remote in self._tensors:
             return self._copied(remote, local, ((p.remote_offset, p.local_offset, p.num_bytes) for p in pieces))
         return self._post("READ", remote, local, pieces, b"")
 
-    def write(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
+    def write(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
         if remote in self._tensors:
             return self._copied(local, remote, ((p.local_offset, p.remote_offset, p.num_bytes) for p in pieces))
-        return self._post("WRITE", remote, local, pieces, str(next(self._notices)).encode())
+        notice = str(next(self._notices)).encode() if lane == "kv" else b""
+        return self._post("WRITE", remote, local, pieces, notice)
 
     def _copied(self, source: str, target: str, pieces: Iterable[tuple[int, int, int]]) -> Completion:
         done = copy_pieces(self._tensors[source], self._tensors[target], pieces)

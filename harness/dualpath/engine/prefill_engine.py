@@ -25,8 +25,9 @@ from dualpath.core.hops import Route, Stage
 from dualpath.engine.data_path import DataPath, Move
 from dualpath.engine.exact import TileRows, choose_exact, layer_tile
 from dualpath.engine.geometry import BlockGeometry, Piece
-from dualpath.engine.messages import BatchComputed, BatchSent, CheckedBlock, ChunkWork, PrefillBatch
+from dualpath.engine.messages import BatchComputed, BatchSent, CheckedBlock, ChunkWork, Collective, PrefillBatch
 from dualpath.engine.model import Model, Rotation
+from dualpath.engine.model_traffic import ModelTraffic
 from dualpath.engine.pages import zeros
 from dualpath.engine.transport import Transport
 
@@ -103,6 +104,7 @@ class PrefillEngine:
         transport.register(self._hbm_name, self._hbm_bytes)
         self._layer_bytes = rows * cluster.model.kv_layer_bytes
 
+        self._model_traffic = ModelTraffic(cluster, engine, transport, path) if cluster.model_bytes_per_token else None
         self._compute = self._compute_layerwise if layerwise else self._compute_whole
         self._queues: list[queue.SimpleQueue[_Batch]] = [queue.SimpleQueue() for _ in range(3)]
         slot_free = [threading.Event() for _ in range(self._held)]
@@ -115,6 +117,11 @@ class PrefillEngine:
         spawn("loader", lambda: self._serve(0, self._load))
         spawn("computer", lambda: self._serve(1, self._compute))
         spawn("sender", lambda: self._serve(2, self._send))
+
+    @property
+    def collectives(self) -> list[Collective]:
+        """What stood for them."""
+        return self._model_traffic.rows if self._model_traffic is not None else []
 
     def submit(self, message: PrefillBatch) -> None:
         parts: list[_Part] = []
@@ -235,8 +242,12 @@ class PrefillEngine:
         ]
 
     def _layer(self, batch: _Batch, layer: int, x: list[Tensor]) -> list[Tensor]:
-        if self._deterministic:
-            return self._layer_exact(batch, layer, x)
+        computed = self._layer_exact(batch, layer, x) if self._deterministic else self._layer_fast(batch, layer, x)
+        if self._model_traffic is not None:
+            self._model_traffic.exchange(sum(part.new for part in batch.parts))
+        return computed
+
+    def _layer_fast(self, batch: _Batch, layer: int, x: list[Tensor]) -> list[Tensor]:
         model = self._model
         hidden = x[0]
         assert batch.rotation is not None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dualpath.engine.geometry import Piece
 from dualpath.engine.network import Endpoint, NetworkCounts
+from dualpath.engine.pacer import Lane
 
 
 class Completion(Protocol):
@@ -23,15 +24,16 @@ class Completion(Protocol):
 
 class Transport(Protocol):
     """Contract: `read` and `write` may return before the bytes have moved; source and destination must stay
-    untouched until the completion. Regions are flat byte tensors [num_bytes]. Thread-safe."""
+    untouched until the completion. Regions are flat byte tensors [num_bytes]. Where a transport has lanes, transfers of
+    one do not wait for another's. Thread-safe."""
 
     def register(self, name: str, region: Tensor, *, is_shared: bool = False) -> None:
         """Make local memory usable as source and destination; by peers too, where it is shared."""
 
-    def read(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
+    def read(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
         """Bring pieces of a remote region into a local one."""
 
-    def write(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
+    def write(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
         """Put pieces of a local region into a remote one."""
 
 
@@ -70,11 +72,11 @@ class SharedMemoryTransport:
         assert name not in self._regions, f"region {name} registered twice"
         self._regions[name] = region
 
-    def read(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
+    def read(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
         source, target = self._regions[remote], self._regions[local]
         return copy_pieces(source, target, ((p.remote_offset, p.local_offset, p.num_bytes) for p in pieces))
 
-    def write(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
+    def write(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
         source, target = self._regions[local], self._regions[remote]
         return copy_pieces(source, target, ((p.local_offset, p.remote_offset, p.num_bytes) for p in pieces))
 

@@ -1,9 +1,9 @@
 """The transport over RDMA: one-sided reads and writes of regions that their owners registered, between hosts or not.
 
 Prefill engines do all the moving: they read hit KV from a decode engine's buffer and write new KV into it. Each has a
-queue pair to each decode engine; both tell the coordinator their ends, which tells the other (messages.Connect). The
-last write of a call carries a notice, so that the decode engine knows without being told by anybody else that a layer
-of a request is there; it counts them.
+queue pair per lane to each decode engine; both tell the coordinator their ends, which tells the other
+(messages.Connect). The last KV write of a call carries a notice, so that the decode engine knows without being told by
+anybody else that a layer of a request is there; it counts them.
 
 Nothing is staged: work requests name the Layer Blocks where they lie, on both sides. Device memory is registered
 through a dma-buf (untested on hardware); where that cannot be, it is staged through pinned host memory, and said so.
@@ -12,7 +12,7 @@ through a dma-buf (untested on hardware); where that cannot be, it is staged thr
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
 from torch import Tensor
@@ -21,10 +21,11 @@ from dualpath.core.errors import WorkerError
 from dualpath.engine.device_memory import DmaBuf, Mirror, NoDmaBuf
 from dualpath.engine.geometry import Piece
 from dualpath.engine.network import Endpoint, NetworkCounts, RemoteRegion
+from dualpath.engine.pacer import Lane
 from dualpath.engine.rdma.memory import Memory
 from dualpath.engine.rdma.nic import Nic
 from dualpath.engine.rdma.queue_pair import QueuePair, Work
-from dualpath.engine.rdma.settings import RdmaError, RdmaSettings
+from dualpath.engine.rdma.settings import End, RdmaError, RdmaSettings
 from dualpath.engine.transport import Completion, copy_pieces
 
 _LISTEN_S = 0.001  # between two looks for notices
@@ -34,18 +35,24 @@ _NOTICE_BITS = 32
 class VerbsTransport:
     """One engine's. engine: its number; peers: the engines on the other side."""
 
-    def __init__(self, engine: int, peers: Iterable[int], settings: RdmaSettings, *, hears_notices: bool) -> None:
+    def __init__(
+        self, engine: int, peers: Iterable[int], settings: RdmaSettings, lanes: Sequence[Lane], *, hears_notices: bool
+    ) -> None:
         self._engine = engine
         self._settings = settings
         peers = list(peers)
-        self._nic = Nic(settings, len(peers))
+        self._nic = Nic(settings, len(peers) * len(lanes))
         self._hears_notices = hears_notices
         self._tensors: dict[str, Tensor] = {}
         self._memory: dict[str, Memory] = {}
         self._mirrors: dict[str, Mirror] = {}  # of regions that the NIC does not reach
         self._notes: list[str] = []
-        self._remote: dict[str, tuple[RemoteRegion, QueuePair]] = {}
-        self._pairs = {peer: self._nic.queue_pair(hears_notices=hears_notices) for peer in peers}
+        self._remote: dict[str, tuple[RemoteRegion, int]] = {}  # and the engine it is of
+        self._pairs: dict[tuple[Lane, int], QueuePair] = {
+            (lane, peer): self._nic.queue_pair(lane, hears_notices=hears_notices and lane == "kv")
+            for lane in lanes
+            for peer in peers
+        }
         self._notices = count()
         self._copied_bytes = 0  # between this engine's own regions
         self._closing = threading.Event()
@@ -87,18 +94,20 @@ class VerbsTransport:
         regions = [
             RemoteRegion(name, m.address, m.num_bytes, m.remote_key) for name, m in self._memory.items() if m.is_shared
         ]
-        ends = {peer: pair.end for peer, pair in self._pairs.items()}
+        ends: dict[Lane, dict[int, End]] = {}
+        for (lane, peer), pair in self._pairs.items():
+            ends.setdefault(lane, {})[peer] = pair.end
         return Endpoint(self._engine, regions, self._nic.facts, ends)
 
     def connect(self, peers: Iterable[Endpoint]) -> None:
         known = {peer.engine: peer for peer in peers}
-        for number, pair in self._pairs.items():
+        for (lane, number), pair in self._pairs.items():
             peer = known.get(number)
-            if peer is None or peer.port is None or self._engine not in peer.ends:
-                raise WorkerError(f"engine {self._engine}: no end of a queue pair to engine {number}")
-            pair.connect(f"engine {number}", peer.port, peer.ends[self._engine])
+            if peer is None or peer.port is None or self._engine not in peer.ends.get(lane, {}):
+                raise WorkerError(f"engine {self._engine}: no end of a queue pair to engine {number}, lane {lane}")
+            pair.connect(f"engine {number}", peer.port, peer.ends[lane][self._engine])
             for region in peer.regions:
-                self._remote[region.name] = region, pair
+                self._remote[region.name] = region, number
 
     def start(self, spawn: Callable[[str, Callable[[], None]], None]) -> None:
         if self._hears_notices:
@@ -108,12 +117,14 @@ class VerbsTransport:
         while not self._closing.wait(_LISTEN_S):
             self._nic.look()
 
-    def read(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
+    def read(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
         if remote in self._tensors:
             return self._copied(remote, local, ((p.remote_offset, p.local_offset, p.num_bytes) for p in pieces))
         pieces = list(pieces)
-        region, pair = self._remote[remote]
-        posted = pair.post("read", self._memory[local], region.key, self._work(remote, local, pieces))
+        region, peer = self._remote[remote]
+        posted = self._pairs[lane, peer].post(
+            "read", self._memory[local], region.key, self._work(remote, local, pieces)
+        )
 
         def wait() -> int:
             self._nic.wait(posted)
@@ -123,15 +134,16 @@ class VerbsTransport:
 
         return _OnItsWay(wait)
 
-    def write(self, remote: str, local: str, pieces: Iterable[Piece]) -> Completion:
+    def write(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
         if remote in self._tensors:
             return self._copied(local, remote, ((p.local_offset, p.remote_offset, p.num_bytes) for p in pieces))
         pieces = list(pieces)
-        region, pair = self._remote[remote]
+        region, peer = self._remote[remote]
         if (mirror := self._mirrors.get(local)) is not None:
             mirror.fill((p.local_offset, p.num_bytes) for p in pieces)
-        notice = next(self._notices) % (1 << _NOTICE_BITS)
-        posted = pair.post("write", self._memory[local], region.key, self._work(remote, local, pieces), notice)
+        notice = next(self._notices) % (1 << _NOTICE_BITS) if lane == "kv" else None
+        work = self._work(remote, local, pieces)
+        posted = self._pairs[lane, peer].post("write", self._memory[local], region.key, work, notice)
 
         def wait() -> int:
             self._nic.wait(posted)

@@ -34,7 +34,7 @@ from dualpath.engine.meter import Meter
 from dualpath.engine.model import Model, best_device
 from dualpath.engine.network import NetworkSettings, NixlSettings
 from dualpath.engine.nixl_transport import NixlTransport
-from dualpath.engine.pacer import Pacer
+from dualpath.engine.pacer import Lane, Pacer
 from dualpath.engine.port_meter import PortMeter
 from dualpath.engine.prefill_engine import PrefillEngine
 from dualpath.engine.serve import Outbox, failed, run_process
@@ -144,7 +144,9 @@ class Engine:
             checked += part.checked if part is not None else []
         rows = [LinkRow(**row) for row in self._meter.rows()] + (self._port.rows() if self._port is not None else [])
         network = self._network.counts() if self._network is not None else None
-        return Summary(self._setup.engine, self._reader.direct, self._reader.direct_reason, rows, checked, network)
+        collectives = self.prefill.collectives if self.prefill is not None else []
+        reader = self._reader
+        return Summary(self._setup.engine, reader.direct, reader.direct_reason, rows, checked, network, collectives)
 
     def _spawn(self, name: str, body: Callable[[], None]) -> None:
         threading.Thread(target=partial(self._guard, body), name=name, daemon=True).start()
@@ -167,7 +169,8 @@ def _network(cluster: Cluster, engine: int, settings: NetworkSettings | None) ->
         case NixlSettings():
             return NixlTransport(engine, peers, settings, hears_notices=not is_prefill)
         case _:
-            return VerbsTransport(engine, peers, settings, hears_notices=not is_prefill)
+            lanes: tuple[Lane, ...] = ("kv", "model") if cluster.model_bytes_per_token else ("kv",)
+            return VerbsTransport(engine, peers, settings, lanes, hears_notices=not is_prefill)
 
 
 def _port_meter(cluster: Cluster, engine: int, network: NetworkTransport | None) -> PortMeter | None:

@@ -64,16 +64,18 @@ class Recorder:
         self._decisions.append(decision_row(self._num_decisions, event, commands, cost_ns))
         self._num_decisions += 1
 
-    def close(self, links: Sequence[_Row], blocks: Sequence[_Row]) -> None:
-        """Finish all tables; `predicted` stands beside `links`, `blocks` only where there are any. Raises RunError."""
+    def close(self, links: Sequence[_Row], optional: dict[str, Sequence[_Row]]) -> None:
+        """Finish all tables; `predicted` stands beside `links`. optional: rows of tables that are written only where
+        there are any. Raises RunError."""
         for row in self._under_way.values():
             self._turns.append(row)
         self._turns.close()
         self._decisions.close()
         self._write("links", TABLES["links"], links)
         write_predicted(self._directory, self._prediction)
-        if blocks:
-            self._write("blocks", TABLES["blocks"], blocks)
+        for name, rows in optional.items():
+            if rows:
+                self._write(name, TABLES[name], rows)
 
     def _write(self, name: str, schema: pa.Schema, rows: Sequence[_Row]) -> None:
         table = TableWriter(self._directory / f"{name}.parquet", schema)

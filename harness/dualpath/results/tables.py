@@ -96,4 +96,21 @@ PASSES = _schema(
     }
 )
 
-TABLES = {"turns": TURNS, "links": LINKS, "decisions": DECISIONS, "blocks": BLOCKS, "passes": PASSES}
+COLLECTIVES = _schema(
+    {
+        "engine": pa.int32(),  # the prefill engine whose pass waited
+        "peer": pa.int32(),  # the decode engine that it exchanged bytes with
+        "t_ns": pa.int64(),
+        "bytes": pa.int64(),  # out and back
+        "latency_ns": pa.int64(),
+    }
+)
+
+TABLES = {
+    "turns": TURNS,
+    "links": LINKS,
+    "decisions": DECISIONS,
+    "blocks": BLOCKS,
+    "passes": PASSES,
+    "collectives": COLLECTIVES,
+}

@@ -154,7 +154,7 @@ def new_parts(
         1 / profile.client_gb_per_s if profile.client_gb_per_s else 0.0,
         profile.cores,
         profile.cold_us_per_token * 1e3,
-        profile.model_bytes_per_token,
+        cluster.model_bytes_per_token,
     )
     capacity = 64
     step_ps = (

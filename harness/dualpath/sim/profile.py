@@ -45,7 +45,6 @@ class Profile:
     dram_gb_per_s: float = 0.0  # per node, reads and writes together; 0: no limit
     cores: float = 0.0  # that all engines share (sharing.py); 0: each has its own
     cold_us_per_token: float = 0.0  # per new token by which a pass is larger than all before on its PEs
-    model_bytes_per_token: float = 0.0  # model traffic on a PE's compute NIC per new token, each direction
 
 
 class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
