@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 from dualpath.core.errors import StoreError
@@ -63,6 +64,7 @@ def probe(directory: Path | str) -> list[Finding]:
         ("storage rate", partial(_storage_rate, place)),
         ("io_uring", _io_uring),
         ("rdma", rdma),
+        ("nixl", _nixl),
         ("timer", _timer),
     ]
     findings: list[Finding] = []
@@ -125,6 +127,15 @@ def _port(port: Path) -> str:
     gids = [(int(path.name), path.read_text().strip()) for path in port.glob("gids/*")]
     used = [f"{index} {gid}" for index, gid in sorted(gids) if gid.strip("0:")]
     return ", ".join([*filter(None, words), *([f"GIDs {', '.join(used)}"] if used else [])])
+
+
+def _nixl() -> list[Finding]:
+    """Found, not loaded: it takes a second and starts threads."""
+    try:
+        version = metadata.version("nixl-cu12")
+    except metadata.PackageNotFoundError:
+        return [Finding("nixl", "not installed", False, "only for --transport nixl: pip install nixl-cu12")]
+    return [Finding("nixl", version, True, "KV can go over UCX: RDMA, shared memory or TCP (--transport nixl)")]
 
 
 def _python() -> list[Finding]:

@@ -64,10 +64,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def stand_ins(cluster: Cluster, filesystem: str, *, null: bool) -> list[tuple[str, str, str]]:
-    """(part, what is real, what stands in here): DESIGN section 6, for this run."""
+def stand_ins(
+    cluster: Cluster, filesystem: str, *, null: bool, network: str | None = None, remote: int = 0
+) -> list[tuple[str, str, str]]:
+    """(part, what is real, what stands in here): DESIGN section 6, for this run. network: what KV goes over, None for
+    shared memory; remote: nodes on other hosts."""
     if null:
         return [("engine", "processes, control messages, scheduler, recording", "every command completes at once")]
+    beside = "what stands for collectives beside KV" if cluster.model_bytes_per_token else "KV lane only"
     paced = "bytes really move; pacing across processes enforces the rate"
     snic = "no pacing" if cluster.snic_bytes_per_s is None else f"paced to {cluster.snic_bytes_per_s / 1e6:,.0f} MB/s"
     cnic = "no pacing" if cluster.cnic_bytes_per_s is None else f"paced to {cluster.cnic_bytes_per_s / 1e6:,.0f} MB/s"
@@ -77,12 +81,16 @@ def stand_ins(cluster: Cluster, filesystem: str, *, null: bool) -> list[tuple[st
             "torch transformer, prefill and decode with paged KV",
             f"{cluster.model.name}: small, random weights",
         ),
-        ("engines", "one process each, control over ZeroMQ", "all on one host"),
+        (
+            "engines",
+            "one process each, control over ZeroMQ",
+            f"{remote} nodes elsewhere" if remote else "all on one host",
+        ),
         ("HBM", "sizes are limits the scheduler keeps", "host memory of the engine's process"),
         ("storage", "Full Blocks in files, checksummed", f"a directory on {filesystem}"),
         ("SNIC", paced, snic),
-        ("CNIC", f"{paced}; KV lane only, no collectives run beside it", cnic),
-        ("RDMA between engines", "one-sided reads and writes", "shared memory of one host"),
+        ("CNIC", f"{paced}; {beside}", cnic),
+        ("RDMA between engines", "one-sided reads and writes", network or "shared memory of one host"),
     ]
 
 

@@ -27,6 +27,7 @@ from dualpath.engine.direct_io import filesystem_of
 from dualpath.engine.geometry import buffer_bytes, store_layout
 from dualpath.engine.messages import Summary
 from dualpath.engine.meter import BUCKET_NS
+from dualpath.engine.network import network_name
 from dualpath.engine.store import create_store, scan
 from dualpath.hosts import as_facts, listening, remote_nodes
 from dualpath.plan import INTERRUPTED, Outcome, Plan, facts_of, make_directory, reason_of, starts_of
@@ -198,7 +199,13 @@ def _facts(
         **facts_of(plan, cluster, trace, workload),
         "bucket_ns": BUCKET_NS,
         "storage": {"directory": str(store_directory), "filesystem": filesystem, "durable": durable},
-        "stand_ins": stand_ins(cluster, filesystem, null=plan.null),
+        "stand_ins": stand_ins(
+            cluster,
+            filesystem,
+            null=plan.null,
+            network=network_name(plan.network),
+            remote=len(remote_nodes(plan, cluster)),
+        ),
     }
 
 

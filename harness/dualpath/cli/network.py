@@ -25,6 +25,7 @@ _KEYS = (
     "service_level",
     "model_traffic_class",
     "model_service_level",
+    "ack_timeout",
     "rdma_staging",
     "network_timeout",
     "listen",
@@ -54,6 +55,13 @@ def network_options(command: Any) -> Any:
         click.option("--model-traffic-class", type=click.IntRange(0, 255), default=0, help="Of model traffic on RoCE."),
         click.option(
             "--model-service-level", type=click.IntRange(0, 15), default=0, help="Of model traffic on InfiniBand."
+        ),
+        click.option(
+            "--ack-timeout",
+            type=click.IntRange(1, 31),
+            default=18,
+            show_default=True,
+            help="RDMA resends what is not answered within 4.096 us x 2^N. Smaller on networks that lose packets.",
         ),
         click.option(
             "--rdma-staging", is_flag=True, help="Take device memory through pinned host memory, dma-buf or not."
@@ -90,6 +98,7 @@ def network_of(options: dict[str, Any]) -> dict[str, Any]:
             kv=LaneClass(chosen["traffic_class"], chosen["service_level"]),
             model=LaneClass(chosen["model_traffic_class"], chosen["model_service_level"]),
             timeout_s=chosen["network_timeout"],
+            ack_timeout=chosen["ack_timeout"],
             stages_device_memory=chosen["rdma_staging"],
         )
     elif chosen["transport"] == "nixl":

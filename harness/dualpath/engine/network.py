@@ -22,6 +22,16 @@ class NixlSettings(msgspec.Struct, frozen=True, tag="nixl"):
 NetworkSettings = RdmaSettings | NixlSettings
 
 
+def network_name(settings: NetworkSettings | None) -> str | None:
+    match settings:
+        case None:
+            return None
+        case NixlSettings():
+            return "NIXL over UCX"
+        case _:
+            return f"RDMA verbs, device {settings.device or 'chosen by port'}"
+
+
 class RemoteRegion(msgspec.Struct, frozen=True, array_like=True):
     """Memory that its owner lets its peers read and write."""
 

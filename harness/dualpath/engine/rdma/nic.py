@@ -106,7 +106,7 @@ class Nic:
             if now_s > ends_s:
                 raise RdmaError(
                     f"{self.facts.device}: no completion within {self.settings.timeout_s:g} s; the peer or the network "
-                    "stands still; see --rdma-timeout"
+                    "stands still; see --network-timeout"
                 )
             if now_s > spin_until_s:
                 time.sleep(NAP_S)

@@ -20,8 +20,7 @@ RECEIVE_DEPTH = 1024  # notices that may arrive between two looks
 NAP_S = 50e-6
 _PSN_BITS = 24
 _HOP_LIMIT = 8
-# Local ACK timeout 4.096 us * 2^18 = 1 s: a low class that is starved must not be taken for a dead one.
-_ACK_TIMEOUT, _RETRIES, _RNR_RETRIES, _RNR_TIMER = 18, 7, 7, 12
+_RETRIES, _RNR_RETRIES, _RNR_TIMER = 7, 7, 12
 _STATUS = (  # enum ibv_wc_status: the kernel's interface, so it does not change
     "success",
     "local length error",
@@ -129,7 +128,7 @@ class QueuePair:
             self.end.first_packet,
         )
         attributes.max_rd_atomic = attributes.max_dest_rd_atomic = min(own.reads, facts.reads)
-        attributes.min_rnr_timer, attributes.timeout = _RNR_TIMER, _ACK_TIMEOUT
+        attributes.min_rnr_timer, attributes.timeout = _RNR_TIMER, settings.ack_timeout
         attributes.retry_cnt, attributes.rnr_retry = _RETRIES, _RNR_RETRIES
         marks = settings.lane(self._lane)
         route = verbs.addr.GlobalRoute(
@@ -181,7 +180,7 @@ class QueuePair:
             while not self._try_to_post(posted, kind, local, remote_key, part, notice if is_last else None):
                 if time.monotonic() > ends_s:
                     raise RdmaError(
-                        f"{self._peer}: {self._num_under_way} work requests stand still; see --rdma-timeout"
+                        f"{self._peer}: {self._num_under_way} work requests stand still; see --network-timeout"
                     )
                 self._look()
                 time.sleep(NAP_S)

@@ -28,6 +28,9 @@ class RdmaSettings(msgspec.Struct, frozen=True, tag="verbs"):
     kv: LaneClass = LaneClass()
     model: LaneClass = LaneClass()
     timeout_s: float = 30.0  # the longest that anything is waited for
+    # An answer is missed after 4.096 us * 2^18 = 1 s: a low class that is starved must not be taken for a dead one.
+    # On a network that loses packets less is better: each loss costs one such time.
+    ack_timeout: int = 18
     stages_device_memory: bool = False  # through pinned host memory, although dma-buf might do
 
     def lane(self, lane: Lane) -> LaneClass:
