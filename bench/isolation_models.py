@@ -19,18 +19,22 @@ from typing import Any
 
 from dualpath.cluster_file import load_cluster
 from dualpath.engine.pacer import Lane, Pacer
+from dualpath.isolation import (
+    FLOOD_BYTES,
+    FLOOD_DEPTH,
+    GAP_S,
+    LINK_MBIT,
+    MODEL_CASES,
+    PROBE_BYTES,
+    PROBES,
+    REPEATS,
+    SETTLE_S,
+    probe_rows,
+    setting,
+)
 from dualpath.sim.links import CNIC, MODEL_TRAFFIC, ROUTE_MISS, Links, new_links, serve
 
-RATE_BYTES_PER_S = 12_500_000.0  # 100 Mbit/s
-PROBE_BYTES, PROBES, GAP_S = 4096, 150, 0.004
-FLOOD_BYTES, FLOOD_DEPTH = 64 << 10, 4
-SETTLE_S = 0.3
-REPEATS = 3
-CASES: dict[str, tuple[Lane, Lane | None]] = {  # lanes of probes and of the flood
-    "write, quiet": ("model", None),
-    "write, flood: same": ("model", "model"),
-    "write, flood: own": ("model", "kv"),
-}
+RATE_BYTES_PER_S = LINK_MBIT * 1e6 / 8
 
 
 def paced(probe: Lane, flood: Lane | None) -> tuple[list[int], float]:
@@ -83,19 +87,12 @@ def carry(links: Links, lane: Lane, num_bytes: int, at_ns: int) -> int:
 
 
 def rows() -> Iterator[dict[str, Any]]:
+    yield {**setting(), "by": "models"}
     for repeat in range(REPEATS):
-        for by, measure in (("pacer", paced), ("simulator", simulated)):
-            for case, lanes in CASES.items():
-                latencies_ns, rate = measure(*lanes)
-                for number, latency_ns in enumerate(latencies_ns):
-                    yield {
-                        "by": by,
-                        "case": case,
-                        "repeat": repeat,
-                        "probe": number,
-                        "latency_ns": latency_ns,
-                        "flood_mb_per_s": rate,
-                    }
+        for case in MODEL_CASES:
+            yield from probe_rows("pacer", case, repeat, *paced("model", case.flood_lane))
+            if not repeat:  # virtual time has no noise to repeat for
+                yield from probe_rows("simulator", case, repeat, *simulated("model", case.flood_lane))
 
 
 def main() -> int:

@@ -4,15 +4,10 @@
     python bench/isolation_verbs.py far --listen 10.0.0.2:7010
     python bench/isolation_verbs.py near 10.0.0.2:7010 > rows.jsonl
 
-The 4 KiB probes stand for collectives. They go one at a time; a flood keeps FLOOD_DEPTH x FLOOD_BYTES under way, from a
-process of its own on either host. Model traffic is marked DSCP 46, KV DSCP 8; that switches, NICs or `tc` serve the
-two as classes is for whoever set up the link. What a queue pair's mark decides is what *its end* sends: data of writes
-near, their acknowledgements and the data of reads far. So the cases:
-
-    quiet     no flood
-    same      a flood in the probes' class
-    own       a flood in KV's class
-    half      the same, but the far end of the probes' queue pair has KV's mark
+Cases and sizes are in harness/dualpath/isolation.py; floods come from processes of their own, on either host. Model
+traffic is marked DSCP 46, KV DSCP 8; that switches, NICs or `tc` serve the two as classes is for whoever set up the
+link. What a queue pair's mark decides is what *its end* sends: data of writes near, their answers and the data of reads
+far. Last, both lanes flood together and no probe is sent: the shares that they get.
 """
 
 from __future__ import annotations
@@ -28,7 +23,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 import zmq
@@ -39,36 +34,25 @@ from dualpath.engine.rdma.nic import Nic
 from dualpath.engine.rdma.queue_pair import Posted, QueuePair, Work
 from dualpath.engine.rdma.settings import End, LaneClass, PortFacts, RdmaSettings
 from dualpath.engine.wire import TOKEN_VARIABLE, Socket, check_address, check_token, join, listen
+from dualpath.isolation import (
+    CASES,
+    FLOOD_BYTES,
+    FLOOD_DEPTH,
+    GAP_S,
+    MARKS,
+    PROBE_BYTES,
+    PROBES,
+    REPEATS,
+    SETTLE_S,
+    SHARES_S,
+    Case,
+    probe_rows,
+    setting,
+)
 
 SETTINGS = RdmaSettings(kv=LaneClass(traffic_class=8 << 2), model=LaneClass(traffic_class=46 << 2), timeout_s=60)
-PROBE_BYTES = 4096
-PROBES, GAP_S = 150, 0.004
-FLOOD_BYTES, FLOOD_DEPTH = 64 << 10, 4
-SETTLE_S = 0.3  # from a flood's begin to the first probe
-REPEATS = 3
-MARKS: dict[str, tuple[Lane, Lane]] = {"own": ("model", "model"), "half": ("model", "kv")}  # near, far
-
-
-class Case(NamedTuple):
-    name: str
-    probe: Literal["write", "read"]
-    marks: str
-    flood_by: Literal["near", "far"] | None
-    flood_lane: Lane
-
-
-CASES = (
-    Case("write, quiet", "write", "own", None, "kv"),
-    Case("write, flood: same", "write", "own", "near", "model"),
-    Case("write, flood: own", "write", "own", "near", "kv"),
-    Case("write, flood of acks' way: same", "write", "own", "far", "model"),
-    Case("write, flood of acks' way: own", "write", "own", "far", "kv"),
-    Case("write, flood of acks' way: half", "write", "half", "far", "kv"),
-    Case("read, quiet", "read", "own", None, "kv"),
-    Case("read, flood: same", "read", "own", "far", "model"),
-    Case("read, flood: own", "read", "own", "far", "kv"),
-    Case("read, flood: half", "read", "half", "far", "kv"),
-)
+LANES: tuple[Lane, ...] = ("kv", "model")
+ANSWER_MS = 120_000
 
 
 class Side(msgspec.Struct):
@@ -86,7 +70,7 @@ class Meet(msgspec.Struct, tag=True):
 
 
 class Flood(msgspec.Struct, tag=True):
-    lane: Lane
+    lanes: list[Lane]
 
 
 class Rest(msgspec.Struct, tag=True):
@@ -94,8 +78,11 @@ class Rest(msgspec.Struct, tag=True):
 
 
 class Moved(msgspec.Struct, tag=True):
-    num_bytes: int
+    num_bytes: dict[Lane, int]
     seconds: float
+
+    def mb_per_s(self, lane: Lane) -> float:
+        return self.num_bytes.get(lane, 0) / self.seconds / 1e6 if self.seconds else 0.0
 
 
 class Bye(msgspec.Struct, tag=True):
@@ -169,18 +156,26 @@ def flooder() -> None:
     say(party.side())
     party.connect(msgspec.json.decode(sys.stdin.buffer.readline(), type=Side))
     while line := sys.stdin.buffer.readline():
-        lane = msgspec.json.decode(line, type=Flood).lane
-        started_s, num_bytes = time.monotonic(), 0
-        under_way = deque(party.post(lane, "write", FLOOD_BYTES) for _ in range(FLOOD_DEPTH))
+        lanes = msgspec.json.decode(line, type=Flood).lanes
+        started_s, moved = time.monotonic(), dict.fromkeys(lanes, 0)
+        under_way = {lane: deque(party.post(lane, "write", FLOOD_BYTES) for _ in range(FLOOD_DEPTH)) for lane in lanes}
         while not select.select([sys.stdin], [], [], 0)[0]:
-            party.nic.wait(under_way.popleft())
-            num_bytes += FLOOD_BYTES
-            under_way.append(party.post(lane, "write", FLOOD_BYTES))
+            if len(lanes) == 1:
+                party.nic.wait(under_way[lanes[0]][0])
+            else:
+                party.nic.look()
+                time.sleep(50e-6)
+            for lane, posted in under_way.items():
+                while not posted[0].left:
+                    posted.popleft()
+                    moved[lane] += FLOOD_BYTES
+                    posted.append(party.post(lane, "write", FLOOD_BYTES))
         seconds = time.monotonic() - started_s
-        for posted in under_way:
-            party.nic.wait(posted)
+        for posted in under_way.values():
+            for each in posted:
+                party.nic.wait(each)
         msgspec.json.decode(sys.stdin.buffer.readline(), type=Rest)
-        say(Moved(num_bytes, seconds))
+        say(Moved(moved, seconds))
     party.nic.close()
 
 
@@ -189,7 +184,7 @@ def far(address: str, token: str) -> None:
     socket, _ = listen(zmq.Context[Socket](), check_address(address, "--listen"), token)
     party, flood = Party({name: marks[1] for name, marks in MARKS.items()}, PROBE_BYTES), Flooder()
     decoder = msgspec.msgpack.Decoder(Said)
-    while True:
+    while socket.poll(ANSWER_MS):  # else near is gone
         sender, payload = socket.recv_multipart()
         match decoder.decode(payload):
             case Meet() as peer:
@@ -198,7 +193,7 @@ def far(address: str, token: str) -> None:
                 flood.tell(peer.flood)
             case Flood() as message:
                 flood.tell(message)
-                answer = Moved(0, 0.0)
+                answer = Moved({}, 0.0)
             case Rest():
                 answer = flood.rest()
             case _:
@@ -212,38 +207,39 @@ def far(address: str, token: str) -> None:
 def near(address: str, token: str) -> Iterator[dict[str, Any]]:
     """Rows."""
     context = zmq.Context[Socket]()
-    socket = join(context, check_address(address, "HOST:PORT"), token, b"near", queues=True)
+    socket = join(context, check_address(address, "HOST:PORT"), token, b"near")
     party, flood = Party({name: marks[0] for name, marks in MARKS.items()}, PROBE_BYTES), Flooder()
     decoder = msgspec.msgpack.Decoder(Said)
 
     def ask(message: Meet | Flood | Rest) -> Any:
         socket.send(msgspec.msgpack.encode(message))
-        if not socket.poll(120_000):
+        if not socket.poll(ANSWER_MS):
             raise DualpathError(f"{address}: nobody answers; start `isolation_verbs.py far` there, with this token")
         return decoder.decode(socket.recv())
 
     peer = ask(Meet(party.side(), flood.side))
     party.connect(peer.probes)
     flood.tell(peer.flood)
+    yield {**setting(), "by": "verbs", "device": party.nic.facts.device}
     for repeat in range(REPEATS):
         for case in CASES:
-            if case.flood_by == "near":
-                flood.tell(Flood(case.flood_lane))
-            elif case.flood_by == "far":
-                ask(Flood(case.flood_lane))
+            lanes = [case.flood_lane] if case.flood_lane else []
+            if lanes and case.is_flooded_from_far:
+                ask(Flood(lanes))
+            elif lanes:
+                flood.tell(Flood(lanes))
             time.sleep(SETTLE_S)
             latencies_ns = [probe_ns(party, case) for _ in range(PROBES)]
-            moved = flood.rest() if case.flood_by == "near" else ask(Rest()) if case.flood_by == "far" else Moved(0, 0)
-            rate = moved.num_bytes / moved.seconds / 1e6 if moved.seconds else 0.0
-            for number, latency_ns in enumerate(latencies_ns):
-                yield {
-                    "by": "verbs",
-                    "case": case.name,
-                    "repeat": repeat,
-                    "probe": number,
-                    "latency_ns": latency_ns,
-                    "flood_mb_per_s": rate,
-                }
+            moved = (ask(Rest()) if case.is_flooded_from_far else flood.rest()) if lanes else Moved({}, 0.0)
+            rate = moved.mb_per_s(lanes[0]) if lanes else 0.0
+            yield from probe_rows("verbs", case, repeat, latencies_ns, rate)
+        for together in (["model"], ["kv"], ["kv", "model"]):
+            flood.tell(Flood(together))  # type: ignore[arg-type]
+            time.sleep(SHARES_S)
+            moved = flood.rest()
+            for lane in LANES:
+                mb_per_s = moved.mb_per_s(lane)
+                yield {"what": "share", "repeat": repeat, "lane": lane, "floods": together, "mb_per_s": mb_per_s}
     socket.send(msgspec.msgpack.encode(Bye()))
     flood.close()
     party.nic.close()

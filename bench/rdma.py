@@ -3,22 +3,26 @@ other. Raw rows go to bench/out/rdma; reports/rdma.py makes the page.
 
     python bench/rdma.py [--out bench/out/rdma]
 
-Runs in emulated guests: one for cost and rate, two on a link of 100 Mbit/s in two classes for isolation (five minutes).
-With real NICs, run bench/rdma_cost.py and bench/isolation_verbs.py on your hosts, put their rows beside, and say so.
-Exits with 77 where there is something missing to try (which, is said).
+Runs in emulated guests: one for cost and rate, two on a link of 100 Mbit/s in two classes for isolation; ten minutes.
+Each file of rows begins with what was measured, where, and with which commit. With real NICs, run bench/rdma_cost.py
+and bench/isolation_verbs.py on your hosts and give the report a folder of their rows. Exits with 77 where there is
+something missing to try (which, is said).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from dualpath.isolation import LINK_MBIT
+from dualpath.provenance import provenance
+
 ROOT = Path(__file__).resolve().parents[1]
 GUESTS = ROOT / "tests" / "rdma"
-LINK_MBIT = 100
 FAR = "10.77.0.2:7010"
 STEPS = {
     "cost": [str(GUESTS / "guest.py"), "--install", "--program", "bench/rdma_cost.py"],
@@ -28,6 +32,7 @@ STEPS = {
     ],
     "models": [str(ROOT / "bench" / "isolation_models.py")],
 }
+WHERE = {"cost": "one emulated machine", "isolation": "two emulated machines", "models": "this machine"}
 
 
 def main() -> int:
@@ -41,7 +46,8 @@ def main() -> int:
         started_s = time.monotonic()
         done = subprocess.run([sys.executable, *STEPS[name]], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         rows = [line for line in done.stdout.splitlines() if line.startswith("{")]
-        print(f"{len(rows):,} rows, {time.monotonic() - started_s:.0f} s")
+        rows.insert(0, json.dumps({"what": "made", "where": WHERE[name], "link_mbit": LINK_MBIT, **provenance()}))
+        print(f"{len(rows) - 1:,} rows, {time.monotonic() - started_s:.0f} s")
         if done.returncode:
             print("\n".join(line for line in done.stdout.splitlines() if not line.startswith("{"))[-3000:])
             return done.returncode

@@ -2,12 +2,13 @@
 
     python bench/rdma_cost.py [--seconds 2] > rows.jsonl
 
-Rounds interleave; rows:
-    post      ns per work request, posted alone or many per doorbell: posting only, without the waiting. Where the
-              device is software it moves the bytes while it is posted: what posting itself costs is then the row of 64
-              bytes
-    copy      ns of a plain copy of as many bytes, for comparison
+Rounds interleave, after one that is not kept; rows:
+    post      ns per work request, posted alone (a doorbell each) or many per doorbell: posting, without the waiting
+    move      ns per work request until its bytes are there, one after the other or many under way
+    copy      ns of a plain copy of as many bytes between the same addresses
     write     MB/s of one-sided writes, and of perftest's ib_write_bw on the same device and GID (1 MiB messages)
+
+A software device moves bytes while they are posted: there, what posting itself costs is the row of 64 bytes.
 """
 
 from __future__ import annotations
@@ -61,24 +62,29 @@ def work_of(own: Memory, other: Memory, num_bytes: int, num: int) -> list[Work]:
     ]
 
 
-def post_ns(loop: Loop, num_bytes: int, per_doorbell: int) -> float:
-    """Per work request."""
+def post_and_move_ns(loop: Loop, num_bytes: int, per_doorbell: int) -> tuple[float, float]:
+    """Per work request: posting it, and until its bytes are there."""
     work = work_of(loop.own, loop.other, num_bytes, DOORBELL)
-    spent_ns, posted_work = 0, 0
+    posting_ns = moving_ns = 0
     for _ in range(POSTS):
-        start_ns = time.perf_counter_ns()
-        posted = loop.pair.post("write", loop.own, loop.other.remote_key, work, per_doorbell=per_doorbell)
-        spent_ns += time.perf_counter_ns() - start_ns
-        posted_work += len(work)
-        loop.near.wait(posted)
-    return spent_ns / posted_work
+        for first in range(0, len(work), per_doorbell):
+            part = work[first : first + per_doorbell]
+            start_ns = time.perf_counter_ns()
+            posted = loop.pair.post("write", loop.own, loop.other.remote_key, part)
+            posting_ns += time.perf_counter_ns() - start_ns
+            loop.near.wait(posted)
+            moving_ns += time.perf_counter_ns() - start_ns
+    return posting_ns / POSTS / len(work), moving_ns / POSTS / len(work)
 
 
 def copy_ns(loop: Loop, num_bytes: int) -> float:
+    places = REGION_BYTES // num_bytes
+    offsets = [k % places * num_bytes for k in range(DOORBELL)]
     start_ns = time.perf_counter_ns()
-    for _ in range(DOORBELL):
-        loop.target[:num_bytes].copy_(loop.source[:num_bytes])
-    return (time.perf_counter_ns() - start_ns) / DOORBELL
+    for _ in range(POSTS):
+        for at in offsets:
+            loop.target[at : at + num_bytes].copy_(loop.source[at : at + num_bytes])
+    return (time.perf_counter_ns() - start_ns) / POSTS / DOORBELL
 
 
 def write_mb_per_s(loop: Loop, seconds: float) -> float:
@@ -115,16 +121,20 @@ def perftest_mb_per_s(device: str, gid_index: int, seconds: float) -> float:
 def rows(seconds: float) -> Iterator[dict[str, Any]]:
     loop = Loop()
     device = loop.near.facts.device
-    for repeat in range(ROUNDS):
+    yield {"what": "setting", "device": device, "mtu": 128 << loop.near.facts.mtu, "message_bytes": MESSAGE_BYTES}
+    for repeat in range(-1, ROUNDS):  # the first one warms up
+        found: list[dict[str, Any]] = []
         for num_bytes in POST_BYTES:
             for per_doorbell in (1, DOORBELL):
-                value = post_ns(loop, num_bytes, per_doorbell)
-                yield {"what": "post", "bytes": num_bytes, "per_doorbell": per_doorbell, "ns": value, "repeat": repeat}
-            yield {"what": "copy", "bytes": num_bytes, "ns": copy_ns(loop, num_bytes), "repeat": repeat}
-        yield {"what": "write", "by": "dualpath", "mb_per_s": write_mb_per_s(loop, seconds), "repeat": repeat}
-        if shutil.which("ib_write_bw"):
-            value = perftest_mb_per_s(device, loop.near.gid_index, seconds)
-            yield {"what": "write", "by": "ib_write_bw", "mb_per_s": value, "repeat": repeat}
+                for what, ns in zip(("post", "move"), post_and_move_ns(loop, num_bytes, per_doorbell), strict=True):
+                    found.append({"what": what, "bytes": num_bytes, "per_doorbell": per_doorbell, "ns": ns})
+            found.append({"what": "copy", "bytes": num_bytes, "ns": copy_ns(loop, num_bytes)})
+        if repeat >= 0:
+            found.append({"what": "write", "by": "dualpath", "mb_per_s": write_mb_per_s(loop, seconds)})
+            if shutil.which("ib_write_bw"):
+                value = perftest_mb_per_s(device, loop.near.gid_index, seconds)
+                found.append({"what": "write", "by": "ib_write_bw", "mb_per_s": value})
+            yield from ({**row, "repeat": repeat} for row in found)
     loop.close()
 
 

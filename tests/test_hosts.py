@@ -15,15 +15,16 @@ from typing import Any
 
 import msgspec
 import pytest
+import zmq
 from dualpath.cluster_file import load_cluster
-from dualpath.core.errors import PlanError, WorkerError
+from dualpath.core.errors import ClusterError, PlanError, WorkerError
 from dualpath.engine import processes, remote_host
 from dualpath.engine.messages import EngineSetup, Hello
 from dualpath.engine.network import NixlSettings
 from dualpath.engine.processes import EngineProcesses, Listening
 from dualpath.engine.remote_host import RemoteHost, serve_runs
-from dualpath.engine.wire import TOKEN_VARIABLE
-from dualpath.hosts import listening, remote_nodes
+from dualpath.engine.wire import TOKEN_VARIABLE, join
+from dualpath.hosts import engine_code, listening, remote_nodes
 from dualpath.plan import Outcome, Plan
 from dualpath.replay import replay
 from dualpath.results.run import Run
@@ -66,8 +67,8 @@ class Worker:
         raise AssertionError(f"it said {said!r} and ended")
 
     def end(self) -> None:
-        """By Ctrl-C."""
-        self.process.send_signal(signal.SIGINT)
+        """As by Ctrl-C, which a process in the background does not hear."""
+        self.process.terminate()
         self.process.communicate(timeout=30)
 
 
@@ -131,7 +132,7 @@ def test_other_sources_are_refused(
 
     def serve() -> None:
         try:
-            serve_runs(f"tcp://{address}", TOKEN, "other sources", 1, tmp_path, None, 30, lambda line: None)
+            serve_runs(f"tcp://{address}", TOKEN, "other sources", 1, tmp_path, str, fits, 30, lambda line: None)
         except WorkerError as error:
             refused.append(error)
 
@@ -187,7 +188,7 @@ def test_a_coordinator_that_falls_silent_leaves_no_engine_behind(
     cluster = load_cluster(cluster_file()).cluster
     coordinator = EngineProcesses(tmp_path, Listening(f"tcp://{address}", TOKEN, "code", 30))
     said: list[str] = []
-    with RemoteHost(f"tcp://{address}", TOKEN, "code", 1, tmp_path, None) as host:
+    with RemoteHost(f"tcp://{address}", TOKEN, "code", 1, tmp_path, str, fits) as host:
 
         def serve() -> None:
             try:
@@ -206,9 +207,65 @@ def test_a_coordinator_that_falls_silent_leaves_no_engine_behind(
     coordinator.close()
 
 
+def fits(setup: EngineSetup, engines: list[int]) -> None:
+    """This host can hold them."""
+
+
+def test_a_coordinator_that_comes_after_one_that_was_killed_gets_engines_of_its_own(
+    trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path, address: str, worker: Worker
+) -> None:
+    """The first is gone without a word, at the same address the next one comes at once."""
+    script = (
+        "import os, sys, pathlib\n"
+        "from dualpath.plan import Plan\n"
+        "from dualpath.replay import replay\n"
+        f"plan = Plan(trace=pathlib.Path({str(trace_file)!r}), cluster=pathlib.Path({str(cluster_file())!r}), "
+        f"arm='dualpath', output=pathlib.Path({str(tmp_path / 'killed')!r}), agents=2, null=True, listen={address!r}, "
+        f"remote=('decode',), token={TOKEN!r}, wait_s=60)\n"
+        "replay(plan, lambda ended, planned: os.kill(os.getpid(), 9))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    outcome = run(plan_of(trace_file, cluster_file(), tmp_path / "run", address))
+    assert outcome.status == "ok", outcome.reasons
+    assert "another coordinator answers there" in worker.says("its engines are ended")
+
+
+def test_a_host_that_cannot_hold_the_engines_says_why(
+    trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path, address: str
+) -> None:
+    def too_small(setup: EngineSetup, engines: list[int]) -> None:
+        raise ClusterError("this machine has 1 GiB free")
+
+    def serve() -> None:
+        serve_runs(f"tcp://{address}", TOKEN, engine_code(), 1, tmp_path, str, too_small, 2, lambda line: None)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    outcome = run(plan_of(trace_file, cluster_file(), tmp_path / "run", address))
+    thread.join()
+    assert outcome.status == "void"
+    assert "engine 1 cannot be started: this machine has 1 GiB free" in outcome.reasons[0]
+
+
+def test_a_message_that_cannot_be_read_is_refused_and_the_run_goes_on(
+    trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path, address: str, worker: Worker
+) -> None:
+    """A holder of the token with another version."""
+    context = zmq.Context[zmq.Socket[bytes]]()
+    other = join(context, f"tcp://{address}", TOKEN, b"host-other")
+    other.send(msgspec.msgpack.encode({"type": "Present", "surprise": 1}))
+    outcome = run(plan_of(trace_file, cluster_file(), tmp_path / "run", address))
+    assert outcome.status == "ok", outcome.reasons
+    assert b"install the same commit on both" in other.recv()
+    other.close(linger=0)
+    context.term()
+
+
 def null_setup(cluster: Any) -> EngineSetup:
     encoded = msgspec.msgpack.encode(cluster)
-    return EngineSetup(-1, "", os.getpid(), 0, True, True, False, False, True, "", "process", None, -1, [], encoded)
+    return EngineSetup(
+        -1, "", "", os.getpid(), 0, True, True, False, False, True, "", "process", None, -1, [], False, encoded
+    )
 
 
 @pytest.mark.parametrize(
@@ -219,7 +276,7 @@ def null_setup(cluster: Any) -> EngineSetup:
         ({"null": False}, "native", "--remote needs --transport verbs or nixl"),
         ({}, "1GB/s", '--remote needs cnic = "native"'),
         ({"remote": ()}, "native", "say with --remote which nodes"),
-        ({"token": "short"}, "native", "DUALPATH_TOKEN has 5 characters; it takes at least 16"),
+        ({"token": "short"}, "native", "DUALPATH_TOKEN has 5 characters, 5 different ones; it takes at least 16"),
         ({"listen": "nowhere"}, "native", "'nowhere' is not HOST:PORT"),
     ],
 )

@@ -57,6 +57,26 @@ def test_links_carry_exactly_what_the_hop_table_says(tmp_path: Path, arm: str, c
     assert decisions["event"].str.contains("TurnEnded").sum() == found.turns.collect().height
 
 
+def test_model_traffic_is_counted_in_its_lane_and_passes_wait_for_it(tmp_path: Path) -> None:
+    text = (ROOT / "bench" / "clusters" / f"{CLUSTERS[0]}.toml").read_text()
+    beside = tmp_path / f"{CLUSTERS[0]}.toml"
+    bytes_per_token = 1_000_000
+    beside.write_text(text.replace("[links]", f"[links]\nmodel_bytes_per_token = {bytes_per_token}"))
+    without = run(plan(tmp_path / "without"))
+    found = run(replace(plan(tmp_path / "beside", decisions=True), cluster=beside))
+    lanes = found.links.group_by("lane", "resource", "direction").agg(pl.col("bytes").sum()).collect()
+    model = lanes.filter(pl.col("lane") == "model")
+    new_tokens = found.turns.select(pl.col("miss_tokens").sum()).collect().item()
+    assert set(model["resource"]) == {"cnic"}
+    assert model["bytes"].to_list() == [2 * new_tokens * bytes_per_token] * 2, "out and back, at both engines"
+    kv = found.links.filter(pl.col("lane") == "kv").group_by(COUNTER).agg(pl.col("bytes").sum()).sort(COUNTER).collect()
+    predicted = pl.read_parquet(tmp_path / "beside" / "predicted.parquet").filter(pl.col("bytes") > 0).sort(COUNTER)
+    assert kv.cast(predicted.schema).equals(predicted)
+    took = (pl.col("first_token_ns") - pl.col("prefill_start_ns")).mean()
+    alone_ns, beside_ns = (each.turns.select(took).collect().item() for each in (without, found))
+    assert beside_ns > alone_ns
+
+
 @pytest.mark.parametrize("arm", ["dualpath", "split", "basic"])
 def test_the_same_inputs_give_byte_identical_tables(tmp_path: Path, arm: str) -> None:
     for name in ("a", "b"):

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
 from dualpath.compile_cache import source_digest
 from dualpath.core.cluster import Cluster
-from dualpath.core.errors import PlanError
+from dualpath.core.errors import ClusterError, PlanError
+from dualpath.doctor import memory_bytes
+from dualpath.engine.geometry import buffer_bytes
+from dualpath.engine.messages import EngineSetup
 from dualpath.engine.processes import JoinedHost, Listening
 from dualpath.engine.wire import check_address, check_token
 from dualpath.plan import Plan
@@ -59,6 +67,28 @@ def listening(plan: Plan) -> Listening | None:
     return Listening(check_address(plan.listen, "--listen"), plan.token, engine_code(), plan.wait_s)
 
 
+def check_memory(cluster: Cluster, engines: Sequence[int]) -> None:
+    """Refuse at once what would end with the kernel killing some process. engines: those of this host. Raises
+    ClusterError."""
+    need_bytes = sum(buffer_bytes(cluster, engine) for engine in engines)
+    if not Path("/proc/driver/nvidia").exists():  # host memory stands in for HBM
+        hbm_bytes = {"prefill": cluster.memory.prefill_hbm_bytes, "decode": cluster.memory.decode_hbm_bytes}
+        need_bytes += sum(hbm_bytes[cluster.role_of(engine)] for engine in engines)
+    free_bytes, _ = memory_bytes()
+    if need_bytes > free_bytes:
+        raise ClusterError(
+            f"{cluster.name}: the memories of {len(engines)} engines here take {need_bytes / 2**30:,.1f} GiB, "
+            f"this machine has {free_bytes / 2**30:,.1f} GiB free; lower prefill_buffer, decode_buffer, "
+            "prefill_hbm or decode_hbm"
+        )
+
+
+def check_setup(setup: EngineSetup, engines: list[int]) -> None:
+    """The same for engines that another host wants started here."""
+    if not setup.null:
+        check_memory(msgspec.msgpack.decode(setup.cluster, type=Cluster), engines)
+
+
 def as_facts(hosts: list[JoinedHost]) -> list[dict[str, object]]:
     """For run.json. Times of events on another host are off by at most the clocks' error and drift."""
     return [
@@ -67,7 +97,8 @@ def as_facts(hosts: list[JoinedHost]) -> list[dict[str, object]]:
             "engines": host.engines,
             "clock_offset_ns": host.offset_ns,
             "clock_error_ns": host.error_ns,
-            "clock_drift_ns": (host.last_offset_ns or 0) - (host.offset_ns or 0),
+            "clock_drift_ns": host.last_offset_ns - host.offset_ns,
+            "clock_drift_error_ns": host.error_ns + host.last_error_ns,
         }
         for host in hosts
     ]

@@ -20,16 +20,15 @@ from dualpath.core.feed import Feed
 from dualpath.core.hops import BytePrediction
 from dualpath.core.loop import run
 from dualpath.core.scheduler import Scheduler
-from dualpath.doctor import memory_bytes
 from dualpath.engine.backend import EngineBackend
 from dualpath.engine.content import Contents
 from dualpath.engine.direct_io import filesystem_of
-from dualpath.engine.geometry import buffer_bytes, store_layout
+from dualpath.engine.geometry import store_layout
 from dualpath.engine.messages import Summary
 from dualpath.engine.meter import BUCKET_NS
 from dualpath.engine.network import network_name
 from dualpath.engine.store import create_store, scan
-from dualpath.hosts import as_facts, listening, remote_nodes
+from dualpath.hosts import as_facts, check_memory, listening, remote_nodes
 from dualpath.plan import INTERRUPTED, Outcome, Plan, facts_of, make_directory, reason_of, starts_of
 from dualpath.provenance import stand_ins
 from dualpath.results.recorder import Recorder, write_json
@@ -57,7 +56,7 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
     check_engine(cluster)
     elsewhere, listens = remote_nodes(plan, cluster), listening(plan)
     if not plan.null:
-        _check_memory(
+        check_memory(
             cluster, [engine for engine in range(cluster.num_engines) if cluster.node_of(engine) not in elsewhere]
         )
     store_directory = _make_directories(plan)
@@ -160,21 +159,6 @@ def check_engine(cluster: Cluster) -> None:
     if not cluster.constants.prefill_tokens_per_s or not cluster.constants.attention_ns_per_pair:
         raise ClusterError(
             f"{cluster.name}: [scheduler] needs prefill_tokens_per_s and attention_ns_per_pair for the real engine"
-        )
-
-
-def _check_memory(cluster: Cluster, engines: Sequence[int]) -> None:
-    """Refuse at once what would end with the kernel killing some process. engines: those of this host."""
-    need_bytes = sum(buffer_bytes(cluster, engine) for engine in engines)
-    if not Path("/proc/driver/nvidia").exists():  # host memory stands in for HBM
-        hbm_bytes = {"prefill": cluster.memory.prefill_hbm_bytes, "decode": cluster.memory.decode_hbm_bytes}
-        need_bytes += sum(hbm_bytes[cluster.role_of(engine)] for engine in engines)
-    free_bytes, _ = memory_bytes()
-    if need_bytes > free_bytes:
-        raise ClusterError(
-            f"{cluster.name}: the memories of {len(engines)} engines here take {need_bytes / 2**30:,.1f} GiB, "
-            f"this machine has {free_bytes / 2**30:,.1f} GiB free; lower prefill_buffer, decode_buffer, "
-            "prefill_hbm or decode_hbm"
         )
 
 

@@ -47,6 +47,7 @@ def processes(tmp_path: Path, cluster_file: Callable[..., Path]) -> Iterator[Eng
 def null_setup(cluster: Cluster) -> EngineSetup:
     return EngineSetup(
         engine=-1,
+        run="",
         address="",
         parent_pid=os.getpid(),
         seed=0,
@@ -60,6 +61,7 @@ def null_setup(cluster: Cluster) -> EngineSetup:
         network=None,
         pacer_fd=-1,
         buffer_fds=[],
+        counts_port=False,
         cluster=msgspec.msgpack.encode(cluster),
     )
 
@@ -105,7 +107,7 @@ def test_who_does_not_know_the_token_is_not_heard(processes: EngineProcesses, to
             socket.identity = name
             socket.connect(processes.address)
         else:
-            socket = join(context, processes.address, token, name, queues=True)
+            socket = join(context, processes.address, token, name)
         events = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_DISCONNECTED)
         socket.send(b"\x80\x04not msgpack")
         socket.send(msgspec.msgpack.encode(BlocksRead(0, 99, 0)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ def replayed(trace: Path, cluster: Path, output: Path, arm: str, **options: Any)
 def hashes(directory: Path) -> list[tuple[Any, ...]]:
     turns = Run.load(directory).turns.select("trajectory", "turn", "output_hash").collect()
     return sorted(turns.rows())
+
+
+def in_order(directory: Path, error_ns: int) -> None:
+    """Times of both hosts, on one clock: a correction of the wrong sign would be off by twice the offset."""
+    steps = ["scheduled_ns", "prefill_start_ns", "first_token_ns", "prefill_end_ns", "end_ns", "persisted_ns"]
+    turns = Run.load(directory).turns.select(steps).collect()
+    for row in turns.rows():
+        known = [t_ns for t_ns in row if t_ns is not None]
+        assert all(later - earlier > -error_ns for earlier, later in pairwise(known)), row
 
 
 def test_a_replay_over_two_hosts_is_that_of_one(
@@ -57,6 +67,8 @@ def test_a_replay_over_two_hosts_is_that_of_one(
         (host,) = facts["hosts"]
         print(arm, host, facts["network"])
         assert host["engines"] == [1]
+        assert abs(host["clock_offset_ns"]) > 10 * host["clock_error_ns"], "they booted at different times"
+        in_order(tmp_path / arm, host["clock_error_ns"] + abs(host["clock_drift_ns"]) + host["clock_drift_error_ns"])
         prefill, decode = sorted(facts["network"], key=lambda each: each["engine"])
         assert prefill["moved_bytes"] > 0
         assert prefill["notices_sent"] == decode["notices_heard"] > 0

@@ -15,10 +15,9 @@ from dualpath.engine.network import NetworkSettings, NixlSettings
 from dualpath.engine.rdma.settings import LaneClass, RdmaSettings
 from dualpath.engine.remote_host import serve_runs
 from dualpath.engine.wire import TOKEN_VARIABLE, check_address, check_token
-from dualpath.hosts import engine_code
+from dualpath.hosts import check_setup, engine_code
 
-_KEYS = (
-    "transport",
+_OF_VERBS = (
     "rdma_device",
     "gid_index",
     "traffic_class",
@@ -27,11 +26,9 @@ _KEYS = (
     "model_service_level",
     "ack_timeout",
     "rdma_staging",
-    "network_timeout",
-    "listen",
-    "remote",
-    "wait",
 )
+_KEYS = ("transport", *_OF_VERBS, "network_timeout", "listen", "remote", "wait")
+_ACK_TIMEOUT = RdmaSettings().ack_timeout
 
 
 def network_options(command: Any) -> Any:
@@ -59,7 +56,7 @@ def network_options(command: Any) -> Any:
         click.option(
             "--ack-timeout",
             type=click.IntRange(1, 31),
-            default=18,
+            default=_ACK_TIMEOUT,
             show_default=True,
             help="RDMA resends what is not answered within 4.096 us x 2^N. Smaller on networks that lose packets.",
         ),
@@ -90,6 +87,9 @@ def network_options(command: Any) -> Any:
 def network_of(options: dict[str, Any]) -> dict[str, Any]:
     """Takes these options out, and gives what a Plan wants in their place."""
     chosen = {key: options.pop(key) for key in _KEYS}
+    given = [key for key in _OF_VERBS if chosen[key] not in (None, 0, False, _ACK_TIMEOUT)]
+    if given and chosen["transport"] != "verbs":
+        raise click.UsageError(f"--{given[0].replace('_', '-')} goes with --transport verbs")
     network: NetworkSettings | None = None
     if chosen["transport"] == "verbs":
         network = RdmaSettings(
@@ -105,11 +105,11 @@ def network_of(options: dict[str, Any]) -> dict[str, Any]:
         network = NixlSettings(timeout_s=chosen["network_timeout"])
     token = os.environ.get(TOKEN_VARIABLE, "")
     if chosen["listen"] is not None:
-        if not token:
-            token = secrets.token_hex(16)
+        shown = "..." if token else secrets.token_hex(16)
+        token = token or shown
         click.echo(
-            f"waits at {chosen['listen']} for hosts; there: {TOKEN_VARIABLE}="
-            f"{'...' if TOKEN_VARIABLE in os.environ else token} dualpath worker {chosen['listen']}",
+            f"waits at {chosen['listen']} for hosts; there: {TOKEN_VARIABLE}={shown} "
+            f"dualpath worker {chosen['listen']}",
             err=True,
         )
     return {
@@ -121,22 +121,31 @@ def network_of(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _mount(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, str] | None:
+    there, _, here = (value or "").partition("=")
+    if value and not (there.startswith("/") and here.startswith("/")):
+        raise click.BadParameter(f"{value!r} is not THERE=HERE, two absolute paths", context, parameter)
+    return (there, here) if value else None
+
+
 @click.command(
     epilog=example(
         "export DUALPATH_TOKEN=$(openssl rand -hex 16)     # the same on both hosts",
         "dualpath replay mine.parquet --cluster two.toml --arm all --transport verbs \\",
-        "    --listen 10.0.0.1:7000 --remote decode --store /shared/store -o RUNS         # on 10.0.0.1",
+        "    --listen 10.0.0.1:7000 --remote decode -o /shared/RUNS                       # on 10.0.0.1",
         "dualpath worker 10.0.0.1:7000                                                    # on the other",
     )
 )
 @click.argument("address", metavar="HOST:PORT")
 @click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="How many nodes this host runs.")
-@click.option("--store", type=PATH, help="The run's block store, where it is mounted elsewhere than on the other host.")
+@click.option(
+    "--mount", metavar="THERE=HERE", callback=_mount, help="A folder of the other host that is mounted elsewhere here."
+)
 @click.option("--logs", type=PATH, help="Folder for the engines' logs. Default: a new one for temporary files.")
 @click.option(
     "--wait", type=click.FloatRange(1, 86_400), default=60.0, show_default=True, help="Seconds without a coordinator."
 )
-def worker(address: str, nodes: int, store: Path | None, logs: Path | None, wait: float) -> int:
+def worker(address: str, nodes: int, mount: tuple[str, str] | None, logs: Path | None, wait: float) -> int:
     """Lend this host to a replay elsewhere, which listens at HOST:PORT: run the engines of a node of it. Goes on to the
     next run, until no coordinator has come for a while. Needs the run's token in DUALPATH_TOKEN."""
     token = os.environ.get(TOKEN_VARIABLE, "")
@@ -146,7 +155,12 @@ def worker(address: str, nodes: int, store: Path | None, logs: Path | None, wait
     def say(line: str) -> None:
         click.echo(f"{address}: {line}", err=True)
 
-    served = serve_runs(check_address(address, "HOST:PORT"), token, engine_code(), nodes, directory, store, wait, say)
+    def place(path: str) -> str:
+        there, here = mount or ("", "")
+        return here + path.removeprefix(there) if mount and Path(path).is_relative_to(there) else path
+
+    place_of = check_address(address, "HOST:PORT")
+    served = serve_runs(place_of, token, engine_code(), nodes, directory, place, check_setup, wait, say)
     if not served:
         say(f"no coordinator with this token within {wait:g} s; check address, token and --wait")
     return 0 if served else BAD_INPUT

@@ -90,6 +90,7 @@ class EngineBackend:
         self._verify = verify
         self._setup = EngineSetup(
             engine=-1,
+            run="",
             address="",
             parent_pid=os.getpid(),
             seed=seed,
@@ -98,11 +99,12 @@ class EngineBackend:
             deterministic=deterministic,
             verify=verify,
             null=null,
-            store_directory=str(store_directory),
+            store_directory=str(store_directory.absolute()),
             durable=durable,
             network=network,
             pacer_fd=-1,
             buffer_fds=[],
+            counts_port=False,
             cluster=msgspec.msgpack.encode(cluster),
         )
         self._processes = EngineProcesses(log_directory, listening)
@@ -136,6 +138,7 @@ class EngineBackend:
                 endpoints.append(message.endpoint)
         if endpoints:
             self._connect(endpoints)
+        self._processes.compare_clocks()
         self._zero_ns = time.monotonic_ns()
         for engine in range(cluster.num_engines):
             self._processes.send(engine, StartClock(self._zero_ns - self._processes.clock_offset_ns(engine)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import threading
 from collections.abc import Iterable
 
 import torch
@@ -55,6 +56,7 @@ class Mirror:
         self._region = region
         self.pinned = torch.empty(region.numel(), dtype=torch.uint8, pin_memory=region.device.type == "cuda")
         self.staged_bytes = 0
+        self._counting = threading.Lock()
 
     def fill(self, pieces: Iterable[tuple[int, int]]) -> None:
         """Device to host. pieces: (offset, bytes)"""
@@ -65,4 +67,6 @@ class Mirror:
         self._copy(self.pinned, self._region, pieces)
 
     def _copy(self, source: Tensor, target: Tensor, pieces: Iterable[tuple[int, int]]) -> None:
-        self.staged_bytes += copy_pieces(source, target, ((at, at, num) for at, num in pieces)).num_bytes
+        moved = copy_pieces(source, target, ((at, at, num) for at, num in pieces)).num_bytes
+        with self._counting:
+            self.staged_bytes += moved

@@ -47,7 +47,13 @@ class Host:
                 fds.get(peer, -1) if peer == engine or (is_shared and peer >= cluster.num_prefill) else -1
                 for peer in range(cluster.num_engines)
             ]
-            own = {"engine": engine, "parent_pid": os.getpid(), "pacer_fd": pacer.fileno(), "buffer_fds": wanted}
+            own = {
+                "counts_port": engine == engines[0],
+                "engine": engine,
+                "parent_pid": os.getpid(),
+                "pacer_fd": pacer.fileno(),
+                "buffer_fds": wanted,
+            }
             self._start(msgspec.structs.replace(setup, **own))
         for fd in fds.values():
             os.close(fd)

@@ -185,6 +185,7 @@ class EngineSetup(msgspec.Struct, frozen=True):
     """What an engine process is started with."""
 
     engine: int
+    run: str  # a name of its own, or an engine left over from another run could be taken for this one's
     address: str
     parent_pid: int
     seed: int
@@ -198,6 +199,7 @@ class EngineSetup(msgspec.Struct, frozen=True):
     network: NetworkSettings | None  # None: shared memory
     pacer_fd: int
     buffer_fds: list[int]  # by engine; -1 where this engine needs none
+    counts_port: bool  # one engine of each host reads the counters of the NIC's port
     cluster: bytes  # msgpack of core.cluster.Cluster
 
 
@@ -210,6 +212,7 @@ class Present(Message, frozen=True):
     name: str
     code: str  # digest of the sources it runs
     nodes: int  # that it can take
+    run: str  # whose engines it runs; empty: nobody's
     sent_ns: int  # CLOCK_MONOTONIC there
     offset_ns: int | None = None  # to be added to its clock to get the coordinator's; None: not known yet
     error_ns: int = 0  # at most
@@ -221,6 +224,7 @@ class EngineEnded(Message, frozen=True):
 
 
 class ClockReply(Message, frozen=True):
+    run: str  # whose coordinator answers
     sent_ns: int  # the question's
     now_ns: int  # CLOCK_MONOTONIC of the coordinator
 

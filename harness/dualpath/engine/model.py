@@ -92,6 +92,11 @@ class Model:
         )
         self.scale = 1 / math.sqrt(query_dim)
 
+    def finish(self) -> None:
+        """Until the device has done what it was asked: who reads its memory past torch, as a NIC does, must wait."""
+        if self.device != "cpu":
+            torch.cuda.current_stream().synchronize()
+
     def embed(self, token_ids: Tensor) -> Tensor:
         """[n] -> [n, hidden]"""
         return self.embedding[token_ids]

@@ -49,6 +49,9 @@ class NullEngine:
     def summary(self) -> Summary:
         return Summary(self._engine, None, "", [], [])
 
+    def close(self) -> None:
+        pass
+
     def submit(self, message: ReadBlocks | PrefillBatch | StartDecode) -> None:
         t_ns = time.monotonic_ns() - self._zero_ns
         match message:

@@ -19,7 +19,7 @@ _DIRECTIONS = {"read": "port_xmit_data", "write": "port_rcv_data"}  # as the hos
 
 
 class PortMeter:
-    """One port's, sampled by one engine of each node."""
+    """One port's, sampled by one engine of each host. node: that engine's."""
 
     def __init__(self, device: str, port: int, node: int, sysfs: Path = _SYSFS) -> None:
         self._files = {

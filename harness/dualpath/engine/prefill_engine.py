@@ -216,6 +216,7 @@ class PrefillEngine:
         for layer in range(self._layers):
             batch.loaded[layer].wait()
             x = self._layer(batch, layer, x)
+            self._model.finish()
             batch.computed[layer].set()
         self._finish(batch, x, start_ns)
 
@@ -225,6 +226,7 @@ class PrefillEngine:
         x = self._embed(batch)
         for layer in range(self._layers):
             x = self._layer(batch, layer, x)
+        self._model.finish()
         for layer in range(self._layers):
             batch.computed[layer].set()
         self._finish(batch, x, start_ns)

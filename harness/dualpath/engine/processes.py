@@ -36,6 +36,7 @@ _LOOPBACK = "tcp://127.0.0.1:*"
 _START_TIMEOUT_S = 180  # an emulated machine takes half a minute to import torch
 _END_TIMEOUT_S = 10
 _LAST_MESSAGE_S = 0.3  # what a process sent before it ended arrives within this time
+_LAST_FROM_AFAR_S = 3.0  # the same, where another host tells of the end
 _SILENCE_S = 20  # of a host that is taken for lost; it speaks every second
 _FAREWELL_MS = 1_000  # that the last words to hosts may take
 
@@ -56,9 +57,10 @@ class JoinedHost:
 
     name: str
     engines: list[int] = field(default_factory=list)
-    offset_ns: int | None = None  # of its clock, at first, when the run began
-    error_ns: int = 0
-    last_offset_ns: int | None = None  # as told last
+    offset_ns: int = 0  # to be added to its clock, when the run began,
+    error_ns: int = 0  # and at most so wrong
+    last_offset_ns: int = 0  # as told last
+    last_error_ns: int = 0
     heard_s: float = 0.0
 
 
@@ -73,6 +75,7 @@ class EngineProcesses:
         self._context = zmq.Context[Socket](io_threads=1)
         self._socket, self.address = listen(self._context, listening.address if listening else _LOOPBACK, token)
         self._host = Host(log_directory, token)
+        self._run = secrets.token_hex(8)
         self._decoder = msgspec.msgpack.Decoder(ToCoordinator)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
@@ -86,7 +89,7 @@ class EngineProcesses:
     def start(self, setup: EngineSetup, local: Sequence[int], remote: Sequence[Sequence[int]] = ()) -> None:
         """Start the engines of this host, and then those of other hosts as these join. remote: engines by node. Raises
         WorkerError."""
-        setup = msgspec.structs.replace(setup, address=self.address)
+        setup = msgspec.structs.replace(setup, run=self._run, address=self.address)
         self._host.start(setup, local)
         self._engines += local
         for pidfd in self._host.pidfds:
@@ -119,7 +122,6 @@ class EngineProcesses:
                 engines = [engine for node in taken for engine in node]
                 self.hosts[identity] = JoinedHost(present.name, engines)
                 self._hear_host(identity, present)
-                self.hosts[identity].offset_ns = present.offset_ns
                 self._say(identity, StartEngines(setup, engines))
                 self._engines += engines
 
@@ -128,13 +130,18 @@ class EngineProcesses:
         """Of the engines of this host."""
         return self._host.pids
 
+    def compare_clocks(self) -> None:
+        """Take what other hosts said last of their clocks as what holds for this run."""
+        for host in self.hosts.values():
+            host.offset_ns, host.error_ns = host.last_offset_ns, host.last_error_ns
+
     def clock_offset_ns(self, engine: int) -> int:
         """What an engine's clock lacks to this host's."""
-        return next((host.offset_ns or 0 for host in self.hosts.values() if engine in host.engines), 0)
+        return next((host.offset_ns for host in self.hosts.values() if engine in host.engines), 0)
 
     def send(self, engine: int, message: ToEngine) -> None:
         try:
-            self._socket.send_multipart([engine_identity(engine), msgspec.msgpack.encode(message)])
+            self._socket.send_multipart([engine_identity(engine, self._run), msgspec.msgpack.encode(message)])
         except zmq.ZMQError as error:
             raise WorkerError(f"engine {engine} cannot be reached: {error}{self._host.last_words(engine)}") from error
 
@@ -204,30 +211,42 @@ class EngineProcesses:
                 sender, *payload = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            match self._decoder.decode(b"".join(payload)):
-                case Present() as present:
-                    self._hear_host(sender, present)
-                case EngineEnded(engine=engine, how=how):
-                    self._died(engine, f"{how}, on {self.hosts[sender].name}" if sender in self.hosts else how)
-                case message:
+            try:
+                message = self._decoder.decode(b"".join(payload))
+            except msgspec.MsgspecError as error:  # of another version: it must not end a run that it has no part in
+                self._say(sender, Refused(f"its message cannot be read ({error}); install the same commit on both"))
+                continue
+            match message:
+                case Present():
+                    self._hear_host(sender, message)
+                case EngineEnded():
+                    self._hear_end(sender, message)
+                case _:
                     messages.append(message)
         for pidfd in ready:
             if pidfd in self._host.pidfds:
                 self._poller.unregister(pidfd)
                 engine = self._host.pidfds[pidfd]
                 self._host.forget(engine)
-                self._died(engine, "")
+                self._died(engine, "", _LAST_MESSAGE_S)
         self._miss_hosts()
         return messages
 
     def _hear_host(self, sender: bytes, present: Present) -> None:
-        self._say(sender, ClockReply(present.sent_ns, time.monotonic_ns()))
+        self._say(sender, ClockReply(self._run, present.sent_ns, time.monotonic_ns()))
         if sender not in self.hosts:
-            self._candidates[sender] = present
+            if not present.run:  # else it serves another run, and will soon find that this is not its coordinator
+                self._candidates[sender] = present
             return
         host = self.hosts[sender]
         host.heard_s = time.monotonic()
-        host.last_offset_ns, host.error_ns = present.offset_ns, present.error_ns
+        if present.offset_ns is not None:
+            host.last_offset_ns, host.last_error_ns = present.offset_ns, present.error_ns
+
+    def _hear_end(self, sender: bytes, ended: EngineEnded) -> None:
+        host = self.hosts.get(sender)
+        if host is not None and ended.engine in host.engines:
+            self._died(ended.engine, f"{ended.how}, on {host.name}", _LAST_FROM_AFAR_S)
 
     def _miss_hosts(self) -> None:
         """Hosts that have fallen silent take their engines with them."""
@@ -236,11 +255,13 @@ class EngineProcesses:
             if now_s - host.heard_s > _SILENCE_S:
                 for engine in host.engines:
                     if engine not in self._dead:
-                        self._died(engine, f"engine {engine} is lost: {host.name} has been silent for {_SILENCE_S} s")
+                        why = f"engine {engine} is lost: {host.name} has been silent for {_SILENCE_S} s"
+                        self._died(engine, why, _LAST_MESSAGE_S)
 
-    def _died(self, engine: int, how: str) -> None:
+    def _died(self, engine: int, how: str, hear_s: float) -> None:
+        """hear_s: how long its last message may take."""
         self._dead[engine] = how
-        self._hear_until_s = time.monotonic() + _LAST_MESSAGE_S
+        self._hear_until_s = time.monotonic() + hear_s
 
     def _death(self, engine: int) -> WorkerError:
         return WorkerError(self._dead[engine] or self._host.death(engine))

@@ -9,6 +9,7 @@ Not aware of what an engine does.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import secrets
 import socket as sockets
@@ -21,14 +22,25 @@ from typing import Literal
 import msgspec
 import zmq
 
-from dualpath.core.errors import WorkerError
+from dualpath.core.errors import DualpathError, WorkerError
 from dualpath.engine.host import Host
-from dualpath.engine.messages import ClockReply, Dismissed, EngineEnded, Present, Refused, StartEngines, ToHost
+from dualpath.engine.messages import (
+    ClockReply,
+    Dismissed,
+    EngineEnded,
+    EngineSetup,
+    Present,
+    Refused,
+    StartEngines,
+    ToHost,
+)
 from dualpath.engine.wire import Socket, join
 
 _PRESENT_S = 1.0  # between two signs of life,
 _FIRST_S = 0.05  # and while the clocks are being compared
 _CLOCK_SAMPLES = 16
+_LATE_NS = 500_000_000  # an answer that took so long was to a question asked before anybody was there
+_MOST_UNSENT = 4
 _SILENCE_S = 20.0  # of a coordinator that is taken for gone
 
 
@@ -39,7 +51,8 @@ class Clock:
         self._samples: deque[tuple[int, int]] = deque(maxlen=_CLOCK_SAMPLES)  # (half the round trip, offset)
 
     def answered(self, sent_ns: int, now_ns: int, heard_ns: int) -> None:
-        self._samples.append(((heard_ns - sent_ns) // 2, now_ns - (sent_ns + heard_ns) // 2))
+        if heard_ns - sent_ns < _LATE_NS:
+            self._samples.append(((heard_ns - sent_ns) // 2, now_ns - (sent_ns + heard_ns) // 2))
 
     @property
     def is_known(self) -> bool:
@@ -52,15 +65,25 @@ class Clock:
 
 
 class RemoteHost:
-    """One run's service. directory: for engines' logs; store: where the block store is mounted here, None: where the
-    coordinator has it."""
+    """One run's service. directory: for engines' logs; place: what a path of the coordinator's host is here; check:
+    raises DualpathError where this host cannot hold the engines it is given."""
 
-    def __init__(self, address: str, token: str, code: str, nodes: int, directory: Path, store: Path | None) -> None:
+    def __init__(
+        self,
+        address: str,
+        token: str,
+        code: str,
+        nodes: int,
+        directory: Path,
+        place: Callable[[str], str],
+        check: Callable[[EngineSetup, list[int]], None],
+    ) -> None:
         self._address, self._token, self._code, self._nodes = address, token, code, nodes
-        self._store = store
+        self._place, self._check = place, check
+        self._run = ""  # whose engines it runs
         identity = f"host-{secrets.token_hex(8)}".encode()
         self._context = zmq.Context[Socket](io_threads=1)
-        self._socket = join(self._context, address, token, identity, queues=False)
+        self._socket = join(self._context, address, token, identity, _MOST_UNSENT)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._decoder = msgspec.msgpack.Decoder(ToHost)
@@ -81,10 +104,12 @@ class RemoteHost:
                 self._tell_death(pidfd)
             if self._socket in ready:
                 match self._decoder.decode(self._socket.recv()):
-                    case ClockReply(sent_ns=sent_ns, now_ns=now_ns):
+                    case ClockReply() as reply:
+                        self._refuse_another(reply.run)
                         self._heard_s = time.monotonic()
-                        self._clock.answered(sent_ns, now_ns, time.monotonic_ns())
+                        self._clock.answered(reply.sent_ns, reply.now_ns, time.monotonic_ns())
                     case StartEngines() as message:
+                        self._refuse_another(message.setup.run)
                         say(f"runs engines {', '.join(map(str, message.engines))}")
                         self._start(message)
                     case Refused(why=why):
@@ -97,28 +122,41 @@ class RemoteHost:
             if not self.engines and silent_s > wait_s:
                 return "nobody"
 
+    def _refuse_another(self, run: str) -> None:
+        if self.engines and run != self._run:
+            raise WorkerError(f"{self._address}: another coordinator answers there; this run's is gone")
+
     def _say_present(self) -> None:
         known = self._clock.is_known
         error_ns, offset_ns = self._clock.best if known else (0, None)
         name = sockets.gethostname()
-        message = Present(name, self._code, self._nodes, time.monotonic_ns(), offset_ns, error_ns)
-        if self._socket.poll(0, zmq.POLLOUT):
-            self._socket.send(msgspec.msgpack.encode(message))
+        message = Present(name, self._code, self._nodes, self._run, time.monotonic_ns(), offset_ns, error_ns)
+        self._say(message)
         self._present_s = time.monotonic() + (_PRESENT_S if known else _FIRST_S)
 
     def _start(self, message: StartEngines) -> None:
-        store = self._store or message.setup.store_directory
-        setup = msgspec.structs.replace(message.setup, address=self._address, store_directory=str(store))
-        self.engines = message.engines
-        self._host.start(setup, message.engines)
+        store = self._place(message.setup.store_directory)
+        setup = msgspec.structs.replace(message.setup, address=self._address, store_directory=store)
+        self.engines, self._run = message.engines, setup.run
+        try:
+            self._check(setup, message.engines)
+            self._host.start(setup, message.engines)
+        except (DualpathError, OSError) as error:
+            for engine in message.engines:
+                self._say(EngineEnded(engine, f"engine {engine} cannot be started: {error}"))
         for pidfd in self._host.pidfds:
             self._poller.register(pidfd, zmq.POLLIN)
+
+    def _say(self, message: Present | EngineEnded) -> None:
+        """If there is room: where nobody listens, little is kept for who comes."""
+        with contextlib.suppress(zmq.Again):
+            self._socket.send(msgspec.msgpack.encode(message), zmq.NOBLOCK)
 
     def _tell_death(self, pidfd: int) -> None:
         self._poller.unregister(pidfd)
         engine = self._host.pidfds[pidfd]
         self._host.forget(engine)
-        self._socket.send(msgspec.msgpack.encode(EngineEnded(engine, self._host.death(engine))))
+        self._say(EngineEnded(engine, self._host.death(engine)))
 
     @property
     def pids(self) -> dict[int, int]:
@@ -144,7 +182,8 @@ def serve_runs(
     code: str,
     nodes: int,
     directory: Path,
-    store: Path | None,
+    place: Callable[[str], str],
+    check: Callable[[EngineSetup, list[int]], None],
     wait_s: float,
     say: Callable[[str], None],
 ) -> int:
@@ -154,7 +193,7 @@ def serve_runs(
     while True:
         logs = directory / f"run-{served}"
         logs.mkdir(parents=True, exist_ok=True)
-        with RemoteHost(address, token, code, nodes, logs, store) as host:
+        with RemoteHost(address, token, code, nodes, logs, place, check) as host:
             try:
                 outcome = host.serve(wait_s, say)
             except WorkerError as error:

@@ -72,6 +72,9 @@ class Served(Protocol):
 
     def summary(self) -> Summary: ...
 
+    def close(self) -> None:
+        """Give back what the process's end would not give back in order."""
+
 
 def failed(engine: int, error: BaseException) -> Failed:
     return Failed(engine, type(error).__name__, str(error) or repr(error), traceback.format_exc())
@@ -83,8 +86,8 @@ def run_process(build: Callable[[EngineSetup, Outbox], Served]) -> None:
     setup = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineSetup)
     sys.setswitchinterval(0.0005)  # the computing thread must not wait 5 ms for each short step of the others
     context = zmq.Context[zmq.Socket[bytes]](io_threads=1)
-    socket = join(context, setup.address, os.environ[TOKEN_VARIABLE], engine_identity(setup.engine), queues=True)
-    socket.linger = 2_000
+    socket = join(context, setup.address, os.environ[TOKEN_VARIABLE], engine_identity(setup.engine, setup.run))
+    socket.linger = 10_000  # the last message of a long run is megabytes
     try:
         outbox = Outbox()
         engine = build(setup, outbox)
@@ -120,6 +123,7 @@ def _serve(engine: Served, outbox: Outbox, socket: zmq.Socket[bytes], parent_pid
                 engine.start(zero_ns)
             case Shutdown():
                 socket.send(msgspec.msgpack.encode(engine.summary()))
+                engine.close()
                 return
             case message:
                 engine.submit(message)

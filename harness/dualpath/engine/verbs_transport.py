@@ -2,8 +2,8 @@
 
 Prefill engines do all the moving: they read hit KV from a decode engine's buffer and write new KV into it. Each has a
 queue pair per lane to each decode engine; both tell the coordinator their ends, which tells the other
-(messages.Connect). The last KV write of a call carries a notice, so that the decode engine knows without being told by
-anybody else that a layer of a request is there; it counts them.
+(messages.Connect). The last KV write of a call carries a notice: that a layer of a request is there. The decode engine
+counts them; what it does next, the coordinator tells it.
 
 Nothing is staged: work requests name the Layer Blocks where they lie, on both sides. Device memory is registered
 through a dma-buf (untested on hardware); where that cannot be, it is staged through pinned host memory, and said so.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from itertools import count
 
 from torch import Tensor
 
@@ -40,8 +39,8 @@ class VerbsTransport:
     ) -> None:
         self._engine = engine
         self._settings = settings
-        peers = list(peers)
-        self._nic = Nic(settings, len(peers) * len(lanes))
+        self._peers = list(peers)
+        self._nic = Nic(settings, len(self._peers) * len(lanes))
         self._hears_notices = hears_notices
         self._tensors: dict[str, Tensor] = {}
         self._memory: dict[str, Memory] = {}
@@ -51,9 +50,10 @@ class VerbsTransport:
         self._pairs: dict[tuple[Lane, int], QueuePair] = {
             (lane, peer): self._nic.queue_pair(lane, hears_notices=hears_notices and lane == "kv")
             for lane in lanes
-            for peer in peers
+            for peer in self._peers
         }
-        self._notices = count()
+        self._counting = threading.Lock()  # of the two numbers below: loader, computer and sender add to them
+        self._num_notices = 0  # sent
         self._copied_bytes = 0  # between this engine's own regions
         self._closing = threading.Event()
 
@@ -141,7 +141,7 @@ class VerbsTransport:
         region, peer = self._remote[remote]
         if (mirror := self._mirrors.get(local)) is not None:
             mirror.fill((p.local_offset, p.num_bytes) for p in pieces)
-        notice = next(self._notices) % (1 << _NOTICE_BITS) if lane == "kv" else None
+        notice = self._next_notice() if lane == "kv" else None
         work = self._work(remote, local, pieces)
         posted = self._pairs[lane, peer].post("write", self._memory[local], region.key, work, notice)
 
@@ -151,9 +151,15 @@ class VerbsTransport:
 
         return _OnItsWay(wait)
 
+    def _next_notice(self) -> int:
+        with self._counting:
+            self._num_notices += 1
+            return self._num_notices % (1 << _NOTICE_BITS)
+
     def _copied(self, source: str, target: str, pieces: Iterable[tuple[int, int, int]]) -> Completion:
         done = copy_pieces(self._tensors[source], self._tensors[target], pieces)
-        self._copied_bytes += done.num_bytes
+        with self._counting:
+            self._copied_bytes += done.num_bytes
         return done
 
     def _work(self, remote: str, local: str, pieces: Iterable[Piece]) -> list[Work]:
@@ -170,7 +176,11 @@ class VerbsTransport:
 
     def counts(self) -> NetworkCounts:
         nic, pairs = self._nic, self._pairs.values()
-        nic.look()
+        while nic.look():
+            pass
+        notes = list(self._notes)
+        if len(pairs) > len(self._peers) and self._settings.kv == self._settings.model:
+            notes.append("KV and model traffic are MARKED ALIKE: see --traffic-class and --model-traffic-class")
         return NetworkCounts(
             engine=self._engine,
             device=self.device,
@@ -179,11 +189,11 @@ class VerbsTransport:
             work_requests=sum(pair.num_requests for pair in pairs),
             doorbells=sum(pair.num_doorbells for pair in pairs),
             moved_bytes=sum(pair.num_bytes for pair in pairs),
-            notices_sent=next(self._notices),
+            notices_sent=self._num_notices,
             notices_heard=sum(pair.num_notices for pair in pairs),
             copied_bytes=self._copied_bytes,
             staged_bytes=sum(mirror.staged_bytes for mirror in self._mirrors.values()),
-            note="; ".join(self._notes),
+            note="; ".join(notes),
         )
 
     def close(self) -> None:

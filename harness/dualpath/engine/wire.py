@@ -21,16 +21,16 @@ _SHORTEST_TOKEN = 16
 Socket: TypeAlias = "zmq.Socket[bytes]"
 
 
-def engine_identity(engine: int) -> bytes:
-    return f"engine-{engine}".encode()
+def engine_identity(engine: int, run: str) -> bytes:
+    return f"engine-{engine}-{run}".encode()
 
 
 def check_token(token: str) -> None:
     """Raises PlanError: a token that can be guessed protects nothing."""
-    if len(token) < _SHORTEST_TOKEN:
+    if len(token) < _SHORTEST_TOKEN or len(set(token)) < _SHORTEST_TOKEN // 2:
         raise PlanError(
-            f"{TOKEN_VARIABLE} has {len(token)} characters; it takes at least {_SHORTEST_TOKEN}, the same on all "
-            "hosts: openssl rand -hex 16"
+            f"{TOKEN_VARIABLE} has {len(token)} characters, {len(set(token))} different ones; it takes at least "
+            f"{_SHORTEST_TOKEN}, drawn at random and the same on all hosts: openssl rand -hex 16"
         )
 
 
@@ -59,11 +59,12 @@ def listen(context: zmq.Context[Socket], address: str, token: str) -> tuple[Sock
     return socket, bound.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
-def join(context: zmq.Context[Socket], address: str, token: str, identity: bytes, *, queues: bool) -> Socket:
-    """A DEALER socket to the coordinator, which need not be there yet. queues: what is sent before it is there."""
+def join(context: zmq.Context[Socket], address: str, token: str, identity: bytes, most_unsent: int = 0) -> Socket:
+    """A DEALER socket to the coordinator, which need not be there yet: what is sent waits for it, so many messages (0:
+    any number)."""
     socket = _socket(context, zmq.DEALER)
+    socket.sndhwm = most_unsent
     socket.identity = identity
-    socket.immediate = not queues
     socket.curve_serverkey = _keys(token)[0]
     socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
     socket.connect(address)
@@ -77,6 +78,6 @@ def _socket(context: zmq.Context[Socket], kind: int) -> Socket:
 
 
 def _keys(token: str) -> tuple[bytes, bytes]:
-    """(public, secret) of the coordinator."""
-    secret = z85.encode(hashlib.sha256(b"dualpath control channel " + token.encode()).digest())
+    """(public, secret) of the coordinator. Slow on purpose: tens of ms for each guess at a token."""
+    secret = z85.encode(hashlib.scrypt(token.encode(), salt=b"dualpath control channel", n=1 << 14, r=8, p=1, dklen=32))
     return zmq.curve_public(secret), secret

@@ -62,7 +62,7 @@ class Engine:
         transport: Transport = self._network or SharedMemoryTransport()
         for peer, buffer in buffers.items():
             transport.register(f"buffer/{peer}", buffer.tensor, is_shared=cluster.role_of(peer) == "decode")
-        self._port = _port_meter(cluster, engine, self._network)
+        self._port = _port_meter(cluster.node_of(engine), self._network) if setup.counts_port else None
         model = Model(cluster.model, setup.seed, best_device())
         layout = store_layout(cluster)
         self._reader = BlockReader(setup.store_directory, layout)
@@ -148,6 +148,10 @@ class Engine:
         reader = self._reader
         return Summary(self._setup.engine, reader.direct, reader.direct_reason, rows, checked, network, collectives)
 
+    def close(self) -> None:
+        if self._network is not None:
+            self._network.close()
+
     def _spawn(self, name: str, body: Callable[[], None]) -> None:
         threading.Thread(target=partial(self._guard, body), name=name, daemon=True).start()
 
@@ -173,13 +177,9 @@ def _network(cluster: Cluster, engine: int, settings: NetworkSettings | None) ->
             return VerbsTransport(engine, peers, settings, lanes, hears_notices=not is_prefill)
 
 
-def _port_meter(cluster: Cluster, engine: int, network: NetworkTransport | None) -> PortMeter | None:
-    """Of the first engine of each node, where KV goes over a NIC."""
-    node = cluster.node_of(engine)
-    is_first = engine == 0 or cluster.node_of(engine - 1) != node
-    if not (is_first and isinstance(network, VerbsTransport)):
-        return None
-    return PortMeter(network.device, network.port, node)
+def _port_meter(node: int, network: NetworkTransport | None) -> PortMeter | None:
+    """Where KV goes over a NIC."""
+    return PortMeter(network.device, network.port, node) if isinstance(network, VerbsTransport) else None
 
 
 if __name__ == "__main__":

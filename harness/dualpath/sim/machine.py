@@ -207,7 +207,7 @@ def _start_pass(parts: Parts, begin: int, end: int) -> None:
     state, costs, now_ns = parts.state, parts.costs[0], parts.counts[0].now_ns
     slowest_ns, attention_max, attention_sum = 0.0, 0.0, 0.0
     new_tokens, context_tokens, requests = 0, 0, 0
-    loaded_ns = now_ns
+    loaded_ns, exchange_ns = now_ns, 0
     for place in range(begin, end):
         attention = 0.0
         batch_new = 0
@@ -233,12 +233,9 @@ def _start_pass(parts: Parts, begin: int, end: int) -> None:
         attention_sum += attention
         new_tokens += batch_new
         if costs.model_bytes_per_token:
-            engine = state.commands[place, 2]
-            num_bytes = int(batch_new * costs.model_bytes_per_token)
-            for is_write in range(2):
-                serve(parts.links, CNIC, 0, engine, is_write, MODEL_TRAFFIC, num_bytes, 0.0, now_ns)
+            exchange_ns = max(exchange_ns, _exchange(parts, state.commands[place, 2], batch_new, now_ns))
     group = state.commands[begin, 2] // costs.pass_engines
-    compute_ns = shared_pass_ns(parts, group, new_tokens, int(costs.pass_ns + slowest_ns))
+    compute_ns = shared_pass_ns(parts, group, new_tokens, int(costs.pass_ns + slowest_ns)) + exchange_ns
     start_ns = max(now_ns, parts.pass_free_ns[group])
     if costs.layerwise:
         end_ns = max(start_ns + compute_ns, loaded_ns + compute_ns // costs.layers)
@@ -255,6 +252,21 @@ def _start_pass(parts: Parts, begin: int, end: int) -> None:
     row.group, row.start_ns, row.end_ns, row.busy_engines = group, start_ns, end_ns, end - begin
     row.requests, row.new_tokens, row.context_tokens = requests, new_tokens, context_tokens
     row.attention_max_ns, row.attention_mean_ns = attention_max, attention_sum / costs.pass_engines
+
+
+@compiled
+def _exchange(parts: Parts, engine: int, new_tokens: int, at_ns: int) -> int:
+    """What stands for a pass's collectives: bytes to a decode engine and as many back; returns what they take. All
+    layers' at once, when the pass is issued: of their own lane, so what KV does meanwhile changes little."""
+    links, costs = parts.links, parts.costs[0]
+    num_prefill = len(parts.pass_free_ns) * costs.pass_engines
+    peer = num_prefill + engine % (links.shape[1] - num_prefill)
+    num_bytes = int(new_tokens * costs.model_bytes_per_token)
+    end_ns = at_ns
+    for source, target in ((engine, peer), (peer, engine)):
+        sent_ns = serve(links, CNIC, 0, source, 0, MODEL_TRAFFIC, num_bytes, 0.0, end_ns)
+        end_ns = max(sent_ns, serve(links, CNIC, 0, target, 1, MODEL_TRAFFIC, num_bytes, 0.0, end_ns))
+    return end_ns - at_ns
 
 
 @compiled

@@ -14,6 +14,7 @@ from dualpath.engine.rdma.settings import RdmaError, RdmaSettings
 
 _SPIN_S = 20e-6
 _NOTICE_BYTES = 4096
+_LOOK = 64  # completions taken at once
 
 
 class Nic:
@@ -37,6 +38,7 @@ class Nic:
         self._pairs: dict[int, QueuePair] = {}
         self._memory: list[Memory] = []
         self._notice_place: Memory | None = None
+        self._is_closed = False
 
     def register(self, address: int, num_bytes: int, *, is_shared: bool) -> Memory:
         """Pin memory; where it is shared, peers may read and write it. Raises RdmaError, mostly for a limit."""
@@ -111,17 +113,23 @@ class Nic:
             if now_s > spin_until_s:
                 time.sleep(NAP_S)
 
-    def look(self) -> None:
-        """Take completions that are there."""
+    def look(self) -> bool:
+        """Take completions that are there; whether there may be more."""
         with self._lock:
-            num, completions = self._completions.poll(num_entries=64)
+            if self._is_closed:
+                return False
+            num, completions = self._completions.poll(num_entries=_LOOK)
             for completion in completions[:num]:
                 if completion.qp_num in self._pairs:  # else: what was under way when it was closed
                     self._pairs[completion.qp_num].completed(completion)
+            return bool(num == _LOOK)
 
     def close(self) -> None:
         """Idempotent. Queue pairs first, then memory, then what they were made from."""
         with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
             for pair in list(self._pairs.values()):
                 pair.close()
             for memory in self._memory:

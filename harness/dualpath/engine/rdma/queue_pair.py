@@ -20,7 +20,8 @@ RECEIVE_DEPTH = 1024  # notices that may arrive between two looks
 NAP_S = 50e-6
 _PSN_BITS = 24
 _HOP_LIMIT = 8
-_RETRIES, _RNR_RETRIES, _RNR_TIMER = 7, 7, 12
+_RETRIES = 6  # 7 is for ever on the kernel's software device
+_RNR_RETRIES, _RNR_TIMER = 7, 12
 _STATUS = (  # enum ibv_wc_status: the kernel's interface, so it does not change
     "success",
     "local length error",
@@ -73,7 +74,7 @@ class QueuePair:
         lane: Lane,
         notice_place: Memory | None,
         lock: threading.RLock,
-        look: Callable[[], None],
+        look: Callable[[], bool],
         gone: Callable[[QueuePair], None],
     ) -> None:
         """completions: the queue they go to; `look` takes them from there, under `lock`. notice_place: where the peer's
@@ -260,7 +261,7 @@ def _check_fit(peer: str, facts: PortFacts, own: PortFacts) -> None:
         raise RdmaError(
             f"{peer}: its GID {facts.gid} and ours {own.gid} are not of one kind (IPv4 or IPv6); see --gid-index"
         )
-    if facts.gid_type != own.gid_type:
+    if facts.gid_type and own.gid_type and facts.gid_type != own.gid_type:
         raise RdmaError(
             f"{peer}: its GID {facts.gid} is of {facts.gid_type}, ours {own.gid} of {own.gid_type}; see --gid-index"
         )
