@@ -30,7 +30,7 @@ from dualpath.engine.rdma.nic import Nic
 from dualpath.engine.rdma.queue_pair import DOORBELL, Work
 from dualpath.engine.rdma.settings import RdmaSettings
 
-ROUNDS = 3
+ROUNDS = 5
 POSTS = 4  # of 64 work requests each
 POST_BYTES = (64, 50_000, 256_000)  # nothing to speak of, and two sizes of Layer Blocks
 MESSAGE_BYTES = 1 << 20
