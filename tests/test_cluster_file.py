@@ -45,7 +45,7 @@ BAD = [
     ("model = ", "modell = ", "unknown field `modell`"),
     ("[links]\n", "[links]\ncolour = 1\n", r"unknown field `colour` - at `\$.links`"),
     ("[links]\n", "[unknown]\nx = 1\n[links]\n", "unknown field `unknown`"),
-    ('"tiny-gqa"', '"gpt-9"', r"model = 'gpt-9' is unknown; known models: cpu-gqa"),
+    ('"tiny-gqa"', '"gpt-9"', r"model = 'gpt-9' is neither a known model \(cpu-gqa"),
     ("[prefill]\nnodes = 1", "[prefill]\nnodes = 0", r"\[prefill\] nodes = 0 is outside 1\.\.4096"),
     ("[decode]\nnodes = 1", "[decode]\nnodes = -3", r"\[decode\] nodes = -3 is outside 1\.\.4096"),
     ("[decode]\nnodes = 1", "[decode]\nnodes = 1.5", r"Expected `int`, got `float` - at `\$.decode.nodes`"),

@@ -27,7 +27,7 @@ BELOW: dict[str, frozenset[str]] = {
     "engine": frozenset({"results", "trace", "core"}),
     "sim": frozenset({"results", "trace", "core"}),
     "paper": frozenset({"report", "results", "trace", "core", "plan", "series", "workers"}),
-    "cluster_file": frozenset({"core"}),
+    "cluster_file": frozenset({"engine", "core"}),
     "provenance": frozenset({"core"}),
     "doctor": frozenset({"engine", "core"}),
 }

@@ -11,6 +11,7 @@ import msgspec
 from dualpath.core.cluster import Cluster, Constants, Memory, Nodes
 from dualpath.core.errors import ClusterError
 from dualpath.core.model_shape import MODELS
+from dualpath.engine.checkpoint_config import read_config
 
 _UNITS: dict[str, float] = {
     **{unit: 1000**power for power, unit in enumerate(("B", "kB", "MB", "GB", "TB"))},
@@ -74,9 +75,11 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ClusterFile(msgspec.Struct, frozen=True):
-    """A cluster, how its storage is to treat writes, and the simulator's profile."""
+    """A cluster, how its storage is to treat writes, the simulator's profile, and where the model's weights are (None:
+    drawn at random)."""
 
     cluster: Cluster
+    checkpoint: Path | None
     profile: str | None
     durable: Literal["process", "disk"]
 
@@ -91,9 +94,13 @@ def load_cluster(path: Path) -> ClusterFile:
         raise ClusterError(f"{path}: cannot be read: {error}") from None
     except msgspec.DecodeError as error:
         raise ClusterError(f"{path}: {error}") from None
-    if raw.model not in MODELS:
-        raise ClusterError(f"{path}: model = {raw.model!r} is unknown; known models: {', '.join(MODELS)}")
-    model = MODELS[raw.model]
+    checkpoint = None if raw.model in MODELS else path.parent / raw.model
+    if checkpoint is not None and not (checkpoint / "config.json").exists():
+        raise ClusterError(
+            f"{path}: model = {raw.model!r} is neither a known model ({', '.join(MODELS)}) nor a folder with a "
+            "checkpoint (config.json and safetensors)"
+        )
+    model = read_config(checkpoint).shape if checkpoint is not None else MODELS[raw.model]
     snic = parse_rate(raw.links.snic, f"{path}: [links] snic")
     constants = _constants(raw.scheduler, snic, model.kv_bytes, path)
     memory = Memory(
@@ -120,7 +127,7 @@ def load_cluster(path: Path) -> ClusterFile:
         )
     except ClusterError as error:
         raise ClusterError(f"{path}: {error}") from None
-    return ClusterFile(cluster, raw.profile, raw.storage.durable)
+    return ClusterFile(cluster, checkpoint, raw.profile, raw.storage.durable)
 
 
 def _constants(raw: _Scheduler, snic: float | None, kv_bytes: int, path: Path) -> Constants:

@@ -65,10 +65,16 @@ def versions() -> dict[str, str]:
 
 
 def stand_ins(
-    cluster: Cluster, filesystem: str, *, null: bool, network: str | None = None, remote: int = 0
+    cluster: Cluster,
+    filesystem: str,
+    *,
+    null: bool,
+    network: str | None = None,
+    remote: int = 0,
+    has_weights: bool = False,
 ) -> list[tuple[str, str, str]]:
     """(part, what is real, what stands in here): DESIGN section 6, for this run. network: what KV goes over, None for
-    shared memory; remote: nodes on other hosts."""
+    shared memory; remote: nodes on other hosts; has_weights: of a checkpoint."""
     if null:
         return [("engine", "processes, control messages, scheduler, recording", "every command completes at once")]
     beside = "what stands for collectives beside KV" if cluster.model_bytes_per_token else "KV lane only"
@@ -79,7 +85,7 @@ def stand_ins(
         (
             "model",
             "torch transformer, prefill and decode with paged KV",
-            f"{cluster.model.name}: small, random weights",
+            f"{cluster.model.name}: {'a checkpoint' if has_weights else 'random weights'}",
         ),
         (
             "engines",

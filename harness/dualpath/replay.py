@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from dualpath.cluster_file import load_cluster
+from dualpath.cluster_file import ClusterFile, load_cluster
 from dualpath.core.arms import ARMS, Arm
 from dualpath.core.cluster import Cluster
 from dualpath.core.errors import ClusterError, RunError, StoreError
@@ -21,6 +21,7 @@ from dualpath.core.hops import BytePrediction
 from dualpath.core.loop import run
 from dualpath.core.scheduler import Scheduler
 from dualpath.engine.backend import EngineBackend
+from dualpath.engine.checkpoint import check_weights
 from dualpath.engine.content import Contents
 from dualpath.engine.direct_io import filesystem_of
 from dualpath.engine.geometry import store_layout
@@ -51,6 +52,8 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
     arm = ARMS[plan.arm]
     cluster_file = load_cluster(plan.cluster)
     cluster = cluster_file.cluster
+    if cluster_file.checkpoint is not None:
+        check_weights(cluster_file.checkpoint)
     workload = Workload.of(starts_of(plan, trace))
     cluster.check_fits(workload.largest_prompt_tokens, workload.largest_total_tokens, arm.layerwise)
     check_engine(cluster)
@@ -69,7 +72,7 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
     scheduler = Scheduler(cluster, arm)
     contents = Contents(cluster, feed.trajectory, plan.seed, moves_kv=arm.moves_kv)
     contents.known(scan(store_directory, layout))
-    facts = _facts(plan, cluster, trace, workload, store_directory, cluster_file.durable)
+    facts = _facts(plan, cluster_file, trace, workload, store_directory)
     write_json(plan.output / "run.json", {**facts, "status": "void", "reasons": ["the run has not ended"]})
 
     backend = EngineBackend(
@@ -85,6 +88,7 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
         verify=plan.verify,
         durable=cluster_file.durable,
         null=plan.null,
+        checkpoint=cluster_file.checkpoint,
         network=plan.network,
         listening=listens,
         remote_nodes=elsewhere,
@@ -175,19 +179,20 @@ def _check_space(directory: Path, workload: Workload, cluster: Cluster, arm: Arm
 
 
 def _facts(
-    plan: Plan, cluster: Cluster, trace: TraceFile, workload: Workload, store_directory: Path, durable: str
+    plan: Plan, cluster_file: ClusterFile, trace: TraceFile, workload: Workload, store_directory: Path
 ) -> dict[str, Any]:
     """run.json, but for what the run itself decides."""
-    filesystem = filesystem_of(store_directory)
+    filesystem, cluster = filesystem_of(store_directory), cluster_file.cluster
     return {
         **facts_of(plan, cluster, trace, workload),
         "bucket_ns": BUCKET_NS,
-        "storage": {"directory": str(store_directory), "filesystem": filesystem, "durable": durable},
+        "storage": {"directory": str(store_directory), "filesystem": filesystem, "durable": cluster_file.durable},
         "stand_ins": stand_ins(
             cluster,
             filesystem,
             null=plan.null,
             network=network_name(plan.network),
+            has_weights=cluster_file.checkpoint is not None,
             remote=len(remote_nodes(plan, cluster)),
         ),
     }

@@ -60,5 +60,5 @@ def test_latent_attention_in_latent_space_equals_attention_over_expanded_keys_an
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     first, again, other = (Model(MODELS["tiny-gqa"], seed=seed) for seed in (5, 5, 6))
-    assert torch.equal(first.head, again.head)
-    assert not torch.equal(first.head, other.head)
+    assert torch.equal(first.weights.head, again.weights.head)
+    assert not torch.equal(first.weights.head, other.weights.head)

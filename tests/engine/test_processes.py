@@ -51,6 +51,7 @@ def null_setup(cluster: Cluster) -> EngineSetup:
         address="",
         parent_pid=os.getpid(),
         seed=0,
+        checkpoint="",
         layerwise=True,
         moves_kv=True,
         deterministic=False,

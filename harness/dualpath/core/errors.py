@@ -3,6 +3,7 @@
 DualpathError            exit code 3: the input cannot be used; nothing was lost
   TraceError             a trace file, its rows, or an import source
   ClusterError           a cluster file, or a cluster that cannot hold the work
+  ModelError             a checkpoint that is incomplete, or of a model that cannot be run
   StoreError             the block store's directory
     CorruptBlockError    a block whose bytes do not match the checksum written with it
   PlanError              options of a run that cannot be
@@ -23,6 +24,10 @@ class TraceError(DualpathError):
 
 class ClusterError(DualpathError):
     """A cluster description that is malformed or cannot hold the work."""
+
+
+class ModelError(DualpathError):
+    """A checkpoint that is incomplete, or of a model that cannot be run."""
 
 
 class StoreError(DualpathError):

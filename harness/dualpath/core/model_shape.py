@@ -23,7 +23,15 @@ class ModelShape:
     latent_dim: int = 0  # mla only: cached latent
     rope_dim: int = 0  # mla only: cached rotary key
     kv_element_bytes: int = 4
+    qkv_bias: bool = False  # gqa only
+    rope_base: float = 10_000.0
+    norm_eps: float = 1e-6
     stated_kv_layer_bytes: int = 0  # where a cache's layout is more than its elements; such models are simulated only
+
+    @property
+    def query_dim(self) -> int:
+        """Elements of a query head."""
+        return self.head_dim + (self.rope_dim if self.attention == "mla" else 0)
 
     @property
     def kv_elements(self) -> int:

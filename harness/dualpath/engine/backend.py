@@ -12,7 +12,7 @@ import msgspec
 from dualpath.core.arms import Arm
 from dualpath.core.cluster import Cluster
 from dualpath.core.commands import Admit, Assigned, Chunk, Command, Decode, Prefill, Read
-from dualpath.core.errors import CorruptBlockError, DualpathError, StoreError, WorkerError
+from dualpath.core.errors import CorruptBlockError, DualpathError, ModelError, StoreError, WorkerError
 from dualpath.core.events import (
     BufferFreed,
     Event,
@@ -51,7 +51,7 @@ from dualpath.engine.rdma.settings import RdmaError
 from dualpath.engine.slots import Slots
 
 _ERRORS: dict[str, type[DualpathError]] = {
-    error.__name__: error for error in (CorruptBlockError, StoreError, RdmaError, NixlError)
+    error.__name__: error for error in (CorruptBlockError, ModelError, StoreError, RdmaError, NixlError)
 }
 
 
@@ -78,6 +78,7 @@ class EngineBackend:
         verify: bool,
         durable: str,
         null: bool,
+        checkpoint: Path | None = None,
         network: NetworkSettings | None = None,
         listening: Listening | None = None,
         remote_nodes: Sequence[int] = (),
@@ -94,6 +95,7 @@ class EngineBackend:
             address="",
             parent_pid=os.getpid(),
             seed=seed,
+            checkpoint=str(checkpoint.absolute()) if checkpoint is not None else "",
             layerwise=arm.layerwise,
             moves_kv=arm.moves_kv,
             deterministic=deterministic,

@@ -189,6 +189,7 @@ class EngineSetup(msgspec.Struct, frozen=True):
     address: str
     parent_pid: int
     seed: int
+    checkpoint: str  # folder; empty: random weights
     layerwise: bool
     moves_kv: bool
     deterministic: bool

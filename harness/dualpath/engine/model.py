@@ -18,13 +18,12 @@ from torch.nn import functional
 
 from dualpath.core.model_shape import ModelShape
 
-_ROPE_BASE = 10_000.0
-
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class LayerWeights:
     attention_norm: Tensor  # [hidden]
     project: Tensor  # [hidden, H * query dim + E]: queries, then cache entries
+    project_bias: Tensor | None  # [H * query dim + E]
     key_up: Tensor | None  # mla: [H, head_dim, latent_dim], takes a query into latent space
     value_up: Tensor | None  # mla: [H, latent_dim, head_dim]
     output: Tensor  # [H * head_dim, hidden]
@@ -38,6 +37,16 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Of one data type, on one device."""
+
+    embedding: Tensor  # [vocab, hidden]
+    layers: list[LayerWeights]
+    final_norm: Tensor  # [hidden]
+    head: Tensor  # [hidden, vocab]
+
+
 class Rotation(NamedTuple):
     """Rotary embedding of some positions, halves layout."""
 
@@ -49,48 +58,58 @@ class Rotation(NamedTuple):
         return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.sin)
 
 
+def random_weights(shape: ModelShape, seed: int, device: str, dtype: torch.dtype) -> Weights:
+    """Drawn on the CPU, so that all processes with one seed have the same."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def weight(*sizes: int) -> Tensor:
+        fan_in = sizes[-2] if len(sizes) > 1 else sizes[0]
+        values = torch.randn(sizes, generator=generator) / math.sqrt(fan_in)
+        return values.to(device=device, dtype=dtype)
+
+    def ones() -> Tensor:
+        return torch.ones(shape.hidden, device=device, dtype=dtype)
+
+    mla = shape.attention == "mla"
+    width = shape.heads * shape.query_dim + shape.kv_elements
+    embedding = weight(shape.vocab, shape.hidden) * math.sqrt(shape.vocab)  # unit variance
+    layers = [
+        LayerWeights(
+            attention_norm=ones(),
+            project=weight(shape.hidden, width),
+            project_bias=weight(width) if shape.qkv_bias else None,
+            key_up=weight(shape.heads, shape.head_dim, shape.latent_dim) if mla else None,
+            value_up=weight(shape.heads, shape.latent_dim, shape.head_dim) if mla else None,
+            output=weight(shape.heads * shape.head_dim, shape.hidden),
+            mlp_norm=ones(),
+            gate_up=weight(shape.hidden, 2 * shape.mlp),
+            down=weight(shape.mlp, shape.hidden),
+        )
+        for _ in range(shape.layers)
+    ]
+    return Weights(embedding, layers, ones(), weight(shape.hidden, shape.vocab))
+
+
 class Model:
-    """Weights on one device. Random ones are drawn on the CPU from a seed, so all processes have the same."""
+    """A shape with weights: where none are given, random ones from a seed."""
 
     def __init__(
-        self, shape: ModelShape, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        shape: ModelShape,
+        seed: int = 0,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        weights: Weights | None = None,
     ) -> None:
         self.shape = shape
         self.device = device
         self.dtype = dtype
-        generator = torch.Generator().manual_seed(seed)
-
-        def weight(*sizes: int) -> Tensor:
-            fan_in = sizes[-2] if len(sizes) > 1 else sizes[0]
-            values = torch.randn(sizes, generator=generator) / math.sqrt(fan_in)
-            return values.to(device=device, dtype=dtype)
-
-        def ones() -> Tensor:
-            return torch.ones(shape.hidden, device=device, dtype=dtype)
-
-        mla = shape.attention == "mla"
-        query_dim = shape.head_dim + (shape.rope_dim if mla else 0)
-        self.embedding = weight(shape.vocab, shape.hidden) * math.sqrt(shape.vocab)  # [vocab, hidden], unit variance
-        self.layers = [
-            _Layer(
-                attention_norm=ones(),
-                project=weight(shape.hidden, shape.heads * query_dim + shape.kv_elements),
-                key_up=weight(shape.heads, shape.head_dim, shape.latent_dim) if mla else None,
-                value_up=weight(shape.heads, shape.latent_dim, shape.head_dim) if mla else None,
-                output=weight(shape.heads * shape.head_dim, shape.hidden),
-                mlp_norm=ones(),
-                gate_up=weight(shape.hidden, 2 * shape.mlp),
-                down=weight(shape.mlp, shape.hidden),
-            )
-            for _ in range(shape.layers)
-        ]
-        self.final_norm = ones()
-        self.head = weight(shape.hidden, shape.vocab)
-        rope_dim = shape.rope_dim if mla else shape.head_dim
-        self._inverse_frequency = (_ROPE_BASE ** (-torch.arange(0, rope_dim, 2, dtype=torch.float64) / rope_dim)).to(
-            device
-        )
-        self.scale = 1 / math.sqrt(query_dim)
+        self.weights = weights or random_weights(shape, seed, device, dtype)
+        self.layers = self.weights.layers
+        rope_dim = shape.rope_dim if shape.attention == "mla" else shape.head_dim
+        exponents = torch.arange(0, rope_dim, 2, dtype=torch.float64) / rope_dim
+        self._inverse_frequency = (shape.rope_base**-exponents).to(device)
+        self.scale = 1 / math.sqrt(shape.query_dim)
 
     def finish(self) -> None:
         """Until the device has done what it was asked: who reads its memory past torch, as a NIC does, must wait."""
@@ -99,7 +118,7 @@ class Model:
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """[n] -> [n, hidden]"""
-        return self.embedding[token_ids]
+        return self.weights.embedding[token_ids]
 
     def rotation(self, positions: Tensor) -> Rotation:
         """Rotary cosines and signed sines of positions [n] int64, for `project` of every layer.
@@ -114,6 +133,8 @@ class Model:
         """New tokens' queries [n, H, D] and cache entries [n, E]. x: [n, hidden]."""
         shape, weights = self.shape, self.layers[layer]
         projected = self._norm(x, weights.attention_norm) @ weights.project
+        if weights.project_bias is not None:
+            projected = projected + weights.project_bias
         if shape.attention == "gqa":
             rotated_heads = shape.heads + shape.kv_heads
             width = rotated_heads * shape.head_dim
@@ -180,7 +201,11 @@ class Model:
 
     def next_tokens(self, x: Tensor) -> Tensor:
         """Greedy choice. [n, hidden] -> [n] int64"""
-        return (self._norm(x, self.final_norm) @ self.head).argmax(dim=1)
+        return self.logits(x).argmax(dim=1)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """[n, hidden] -> [n, vocab]"""
+        return self._norm(x, self.weights.final_norm) @ self.weights.head
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(x, (x.shape[-1],), weight, eps=1e-6)
+        return functional.rms_norm(x, (x.shape[-1],), weight, eps=self.shape.norm_eps)

@@ -15,6 +15,7 @@ import torch
 
 from dualpath.core.cluster import Cluster
 from dualpath.engine.block_reader import QueuedReader
+from dualpath.engine.checkpoint import load_model
 from dualpath.engine.data_path import DataPath
 from dualpath.engine.decode_engine import DecodeEngine
 from dualpath.engine.geometry import buffer_bytes, store_layout
@@ -31,7 +32,7 @@ from dualpath.engine.messages import (
     Summary,
 )
 from dualpath.engine.meter import Meter
-from dualpath.engine.model import Model, best_device
+from dualpath.engine.model import best_device
 from dualpath.engine.network import NetworkSettings, NixlSettings
 from dualpath.engine.nixl_transport import NixlTransport
 from dualpath.engine.pacer import Lane, Pacer
@@ -63,7 +64,7 @@ class Engine:
         for peer, buffer in buffers.items():
             transport.register(f"buffer/{peer}", buffer.tensor, is_shared=cluster.role_of(peer) == "decode")
         self._port = _port_meter(cluster.node_of(engine), self._network) if setup.counts_port else None
-        model = Model(cluster.model, setup.seed, best_device())
+        model = load_model(cluster.model, setup.seed, setup.checkpoint, best_device())
         layout = store_layout(cluster)
         self._reader = BlockReader(setup.store_directory, layout)
         self._writer: SegmentWriter | None = None
