@@ -326,8 +326,11 @@ def shares_table(rows: pl.DataFrame) -> Table:
 def spread(values: pl.Series) -> str:
     if values.is_empty():
         return NONE
-    middle, low, high = values.median(), values.min(), values.max()
-    return number(middle) + (f" ({number(low)}–{number(high)})" if len(values) > 1 else "")  # type: ignore[arg-type]
+    low, middle, high = (
+        f"{value:,.0f}" if value >= 1000 else number(value)
+        for value in (values.min(), values.median(), values.max())  # type: ignore[operator, arg-type, union-attr]
+    )
+    return middle + (f" ({low}–{high})" if len(values) > 1 else "")
 
 
 def probes_figure(rows: pl.DataFrame) -> Figure:
@@ -407,7 +410,7 @@ def cost_table(rows: pl.DataFrame) -> Table:
         made.append((f"{num_bytes:,}", *cells, spread(of.filter(what="copy")["ns"] / 1e3)))
     posting = ("posting alone, µs", "64 per doorbell, µs", "saved")
     moving = ("moved one by one, µs", "64 under way, µs", "saved ")
-    note = "Per work request, in Python; medians of three repeats and their range. A copy is the processor's."
+    note = "Per work request, in Python; medians over repeats and their range. A copy is the processor's."
     return table("What a work request costs", ("bytes", *posting, *moving, "plain copy, µs"), made, note)
 
 
