@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from dualpath.core.trajectory import Trajectory, Turn
 from dualpath.engine.rdma.port import open_port
 from dualpath.engine.rdma.settings import RdmaError, RdmaSettings
@@ -23,6 +24,7 @@ settings.load_profile("no deadline")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what cannot be tried here, with the reason."""
     missing = {
+        "gpu": "" if torch.cuda.is_available() else "no GPU here",
         "rdma": _no_rdma(),
         "nixl": "" if find_spec("nixl_cu12") else "no NIXL here: pip install nixl-cu12",
         "two_hosts": "" if os.environ.get("DUALPATH_GUEST") == "near" else "one host only: make test-rdma makes two",

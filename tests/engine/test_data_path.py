@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from dualpath.cluster_file import load_cluster
 from dualpath.core.hops import HOPS, Charge, Stage, charges
+from dualpath.engine.block_copy import Done
 from dualpath.engine.data_path import DataPath, link_of, link_rates
 from dualpath.engine.meter import Meter
 from dualpath.engine.pacer import Pacer
-from dualpath.engine.transport import Done
 
 _CLUSTER = load_cluster(Path(__file__).parents[2] / "bench" / "clusters" / "cpu-1p2d.toml").cluster
 

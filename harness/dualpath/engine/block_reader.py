@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 from dualpath.core.cluster import Cluster
 from dualpath.core.hops import Route, Stage
+from dualpath.engine.block_copy import Done
 from dualpath.engine.data_path import DataPath
 from dualpath.engine.geometry import BlockGeometry
 from dualpath.engine.messages import BlockRef, BlocksRead, CheckedBlock, ReadBlocks
 from dualpath.engine.shared_buffer import SharedBuffer
 from dualpath.engine.store import BlockReader
-from dualpath.engine.transport import Done
 
 
 class QueuedReader:

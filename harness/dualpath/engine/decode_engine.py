@@ -21,6 +21,7 @@ from torch import Tensor
 from dualpath.core.cluster import Cluster
 from dualpath.core.errors import CorruptBlockError
 from dualpath.core.hops import Route
+from dualpath.engine.block_copy import Done
 from dualpath.engine.data_path import DataPath, Move
 from dualpath.engine.exact import TileRows, choose_exact, layer_tile
 from dualpath.engine.geometry import BlockGeometry, Piece, buffer_slots, staging_slots
@@ -29,7 +30,7 @@ from dualpath.engine.model import Model
 from dualpath.engine.pages import zeros
 from dualpath.engine.shared_buffer import SharedBuffer
 from dualpath.engine.store import SegmentWriter
-from dualpath.engine.transport import Done, Transport
+from dualpath.engine.transport import Transport
 
 _WRITERS = 2
 

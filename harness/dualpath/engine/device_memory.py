@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dualpath.core.errors import WorkerError
-from dualpath.engine.transport import copy_pieces
+from dualpath.engine.block_copy import copy_pieces
 
 _DMA_BUF_FD = 1  # CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD
 
@@ -67,6 +67,6 @@ class Mirror:
         self._copy(self.pinned, self._region, pieces)
 
     def _copy(self, source: Tensor, target: Tensor, pieces: Iterable[tuple[int, int]]) -> None:
-        moved = copy_pieces(source, target, ((at, at, num) for at, num in pieces)).num_bytes
+        moved = copy_pieces(source, target, ((at, at, num) for at, num in pieces)).wait()
         with self._counting:
             self.staged_bytes += moved

@@ -20,10 +20,11 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dualpath.core.errors import WorkerError
+from dualpath.engine.block_copy import copy_pieces
 from dualpath.engine.geometry import Piece
 from dualpath.engine.network import Endpoint, NetworkCounts, NixlError, NixlSettings, RemoteRegion
 from dualpath.engine.pacer import Lane
-from dualpath.engine.transport import Completion, copy_pieces
+from dualpath.engine.transport import Completion
 
 _LISTEN_S = 0.001  # between two looks for notices
 _NAP_S = 50e-6

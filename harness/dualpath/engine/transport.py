@@ -8,10 +8,11 @@ else: rates, lanes and counting are the data path's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
+from dualpath.engine.block_copy import copy_pieces
 from dualpath.engine.geometry import Piece
 from dualpath.engine.network import Endpoint, NetworkCounts
 from dualpath.engine.pacer import Lane
@@ -53,15 +54,6 @@ class NetworkTransport(Transport, Protocol):
     def close(self) -> None: ...
 
 
-class Done(NamedTuple):
-    """Bytes that have moved already."""
-
-    num_bytes: int
-
-    def wait(self) -> int:
-        return self.num_bytes
-
-
 class SharedMemoryTransport:
     """Processes of one host: a peer's region is the same memory, mapped here too, and a transfer is a copy."""
 
@@ -79,13 +71,3 @@ class SharedMemoryTransport:
     def write(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
         source, target = self._regions[local], self._regions[remote]
         return copy_pieces(source, target, ((p.local_offset, p.remote_offset, p.num_bytes) for p in pieces))
-
-
-def copy_pieces(source: Tensor, target: Tensor, pieces: Iterable[tuple[int, int, int]]) -> Done:
-    """pieces: (offset in source, offset in target, bytes)"""
-    moved = 0
-    for from_offset, to_offset, num_bytes in pieces:
-        part = source[from_offset : from_offset + num_bytes]
-        target[to_offset : to_offset + num_bytes].copy_(part)
-        moved += len(part)
-    return Done(moved)

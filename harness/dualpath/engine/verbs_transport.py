@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor
 
 from dualpath.core.errors import WorkerError
+from dualpath.engine.block_copy import copy_pieces
 from dualpath.engine.device_memory import DmaBuf, Mirror, NoDmaBuf
 from dualpath.engine.geometry import Piece
 from dualpath.engine.network import Endpoint, NetworkCounts, RemoteRegion
@@ -25,7 +26,7 @@ from dualpath.engine.rdma.memory import Memory
 from dualpath.engine.rdma.nic import Nic
 from dualpath.engine.rdma.queue_pair import QueuePair, Work
 from dualpath.engine.rdma.settings import End, RdmaError, RdmaSettings
-from dualpath.engine.transport import Completion, copy_pieces
+from dualpath.engine.transport import Completion
 
 _LISTEN_S = 0.001  # between two looks for notices
 _NOTICE_BITS = 32

@@ -63,8 +63,12 @@ class Engine:
         transport: Transport = self._network or SharedMemoryTransport()
         for peer, buffer in buffers.items():
             transport.register(f"buffer/{peer}", buffer.tensor, is_shared=cluster.role_of(peer) == "decode")
+        device = best_device()
+        if device != "cpu":
+            for buffer in buffers.values():
+                buffer.pin()
         self._port = _port_meter(cluster.node_of(engine), self._network) if setup.counts_port else None
-        model = load_model(cluster.model, setup.seed, setup.checkpoint, best_device())
+        model = load_model(cluster.model, setup.seed, setup.checkpoint, device)
         layout = store_layout(cluster)
         self._reader = BlockReader(setup.store_directory, layout)
         self._writer: SegmentWriter | None = None
