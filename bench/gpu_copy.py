@@ -10,8 +10,7 @@ Prints raw rows as JSON; needs a GPU, torch with Triton, and nothing else.
     launch     one kernel that reads and writes pinned memory itself (engine/block_copy.py): what this engine does
 
 Blocks lie scattered in 2 GiB of pinned memory, 256 MiB are moved, five rounds interleave all ways; what came is
-compared. `submit_ns` is the processor's time until the call returns, over all blocks; for `launch` it has the table of
-blocks being made, in Python.
+compared. `submit_ns` is the processor's time until the call returns, over all blocks.
 """
 
 from __future__ import annotations
@@ -25,8 +24,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from dualpath.engine.block_copy import copy_pieces
+from dualpath.engine.geometry import Pieces
 
 HOST_BYTES, MOVED_BYTES = 2 << 30, 256 << 20
 BLOCK_BYTES = (16_384, 51_200, 65_536, 262_144, 1 << 20)
@@ -56,8 +57,8 @@ def ways(host: Any, gpu: Any, direction: str, size: int) -> dict[str, tuple[Way,
     scattered = random.Random(size).sample(range(HOST_BYTES // size), num)
     in_row = range(num)
     pairs = list(zip(scattered, in_row, strict=True) if direction == "h2d" else zip(in_row, scattered, strict=True))
-    pieces = [(one * size, other * size, size) for one, other in pairs]
-    views = [(source[a : a + n], target[b : b + n]) for a, b, n in pieces]
+    pieces = np.array([(other * size, one * size, size) for one, other in pairs])
+    views = [(source[a : a + n], target[b : b + n]) for b, a, n in pieces.tolist()]
 
     def calls() -> None:
         for one, other in views:
@@ -78,7 +79,7 @@ def ways(host: Any, gpu: Any, direction: str, size: int) -> dict[str, tuple[Way,
     return found
 
 
-def batched(source: Any, target: Any, pieces: list[tuple[int, int, int]]) -> Way | None:
+def batched(source: Any, target: Any, pieces: Pieces) -> Way | None:
     """None where the runtime has no such call."""
     for name in ("libcudart.so.13", "libcudart.so.12"):
         try:
@@ -89,9 +90,9 @@ def batched(source: Any, target: Any, pieces: list[tuple[int, int, int]]) -> Way
     else:
         return None
     num = len(pieces)
-    targets = (ctypes.c_void_p * num)(*(target.data_ptr() + to for _, to, _ in pieces))
-    sources = (ctypes.c_void_p * num)(*(source.data_ptr() + at for at, _, _ in pieces))
-    sizes = (ctypes.c_size_t * num)(*(size for _, _, size in pieces))
+    targets = (ctypes.c_void_p * num)(*(target.data_ptr() + pieces[:, 0]).tolist())
+    sources = (ctypes.c_void_p * num)(*(source.data_ptr() + pieces[:, 1]).tolist())
+    sizes = (ctypes.c_size_t * num)(*pieces[:, 2].tolist())
     attributes, first = _Attributes(_STREAM_ORDER), (ctypes.c_size_t * 1)(0)
     stream = torch.cuda.Stream()
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from dualpath.engine.block_copy import copy_pieces
+from dualpath.engine.geometry import Pieces
 from torch import Tensor
 
 SIZE = 1 << 20
@@ -20,15 +22,15 @@ def memory(device: str, values: Tensor) -> Tensor:
     return values.pin_memory() if device == "cpu" and torch.cuda.is_available() else values.to(device)
 
 
-def pieces(rng: random.Random, unit: int, largest: int) -> list[tuple[int, int, int]]:
-    """That do not overlap in the target; (offset in source, offset in target, bytes)."""
+def pieces(rng: random.Random, unit: int, largest: int) -> Pieces:
+    """That do not overlap in the target."""
     found, at = [], rng.randrange(0, 64) * unit
     while at < SIZE:
         num = min(rng.randint(1, largest // unit) * unit, SIZE - at)
-        found.append((rng.randrange(0, (SIZE - num) // unit + 1) * unit, at, num))
+        found.append((at, rng.randrange(0, (SIZE - num) // unit + 1) * unit, num))
         at += num + rng.randrange(0, 64) * unit
     rng.shuffle(found)
-    return found
+    return np.array(found)
 
 
 @pytest.mark.parametrize(("source_on", "target_on"), WAYS)
@@ -39,18 +41,18 @@ def test_bytes_go_where_they_belong_and_nowhere_else(source_on: str, target_on: 
     values, before = (torch.randint(0, 256, (SIZE,), dtype=torch.uint8, generator=generator) for _ in range(2))
     source, target, expected = memory(source_on, values), memory(target_on, before.clone()), before.clone()
     cut = pieces(rng, unit, largest)
-    for from_offset, to_offset, num in cut:
+    for to_offset, from_offset, num in cut.tolist():
         expected[to_offset : to_offset + num] = values[from_offset : from_offset + num]
     if torch.cuda.is_available():
         torch.cuda.synchronize()  # the tensors are made on another stream
     done = copy_pieces(source, target, cut)
-    assert done.wait() == sum(num for _, _, num in cut)
+    assert done.wait() == cut[:, 2].sum()
     assert torch.equal(target.cpu(), expected)
 
 
 def test_nothing_to_copy_is_no_mistake() -> None:
     region = torch.zeros(8, dtype=torch.uint8)
-    assert copy_pieces(region, region, []).wait() == 0
+    assert copy_pieces(region, region, np.zeros((0, 3), np.int64)).wait() == 0
 
 
 @pytest.mark.gpu
@@ -58,4 +60,4 @@ def test_what_lies_outside_a_region_is_not_touched() -> None:
     source = torch.zeros(64, dtype=torch.uint8, pin_memory=True)
     target = torch.zeros(64, dtype=torch.uint8, device="cuda")
     with pytest.raises(AssertionError, match="within the target"):
-        copy_pieces(source, target, [(0, 32, 40)])
+        copy_pieces(source, target, np.array([[32, 0, 40]]))

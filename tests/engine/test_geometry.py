@@ -25,11 +25,11 @@ def test_pieces_cover_the_tokens_in_order_and_never_cross_a_block(
     slots: list[int], layer: int, first: int, num: int
 ) -> None:
     num = min(num, 24 - first)
-    pieces = list(_GEOMETRY.pieces(slots, layer, first, num, local_offset=100))
+    pieces = _GEOMETRY.pieces(slots, layer, first, num, local_offset=100)
     where = {}  # local byte -> remote byte
-    for piece in pieces:
-        for byte in range(piece.num_bytes):
-            where[piece.local_offset + byte] = piece.remote_offset + byte
+    for local, remote, num_bytes in pieces.tolist():
+        for byte in range(num_bytes):
+            where[local + byte] = remote + byte
     expected = {}
     for index, token in enumerate(range(first, first + num)):
         remote = slots[token // 4] * 4096 + layer * 32 + token % 4 * 8

@@ -6,15 +6,15 @@ waits for the completion; and who copies what was computed must know that it has
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from dualpath.engine.geometry import Pieces
 
 _thread = threading.local()
 
@@ -39,39 +39,49 @@ class Launched(NamedTuple):
         return self.num_bytes
 
 
-def copy_pieces(source: Tensor, target: Tensor, pieces: Iterable[tuple[int, int, int]]) -> Done | Launched:
-    """source, target: flat byte tensors; pieces: (offset in source, offset in target, bytes)."""
-    pieces = list(pieces)
-    if (
-        pieces
-        and (source.is_cuda or target.is_cuda)
-        and all(each.is_cuda or each.is_pinned() for each in (source, target))
-    ):
+def copy_pieces(source: Tensor, target: Tensor, pieces: Pieces) -> Done | Launched:
+    """source, target: flat byte tensors; pieces: as the target has them, the source is the remote one."""
+    regions = (source, target)
+    is_launched = any(each.is_cuda for each in regions) and all(each.is_cuda or each.is_pinned() for each in regions)
+    if is_launched and len(pieces):
         return _launched(source, target, pieces)
     moved = 0
-    for from_offset, to_offset, num_bytes in pieces:
+    for to_offset, from_offset, num_bytes in pieces.tolist():
         part = source[from_offset : from_offset + num_bytes]
         target[to_offset : to_offset + num_bytes].copy_(part)
         moved += len(part)
     return Done(moved)
 
 
-def _launched(source: Tensor, target: Tensor, pieces: list[tuple[int, int, int]]) -> Launched:
+def _launched(source: Tensor, target: Tensor, pieces: Pieces) -> Launched:
     kernel = import_module("dualpath.engine.copy_kernel")  # Triton comes with torch where there is a GPU
-    table = np.array(pieces, np.int64).reshape(-1, 3)
-    unit = math.gcd(8, *np.unique(table).tolist(), source.data_ptr(), target.data_ptr())
-    word_bytes = unit if unit in (8, 4) else 1
-    num_bytes = int(table[:, 2].sum())
-    for offsets, region, name in ((table[:, 0], source, "source"), (table[:, 1], target, "target")):
+    sizes = pieces[:, 2]
+    for offsets, region, name in ((pieces[:, 1], source, "source"), (pieces[:, 0], target, "target")):
         assert offsets.min() >= 0, f"within the {name}"
-        assert (offsets + table[:, 2]).max() <= region.numel(), f"within the {name}"
+        assert (offsets + sizes).max() <= region.numel(), f"within the {name}"
+    bits = int(np.bitwise_or.reduce(pieces, axis=None)) | source.data_ptr() | target.data_ptr()
+    word_bytes = 1 if bits % 4 else 4 if bits % 8 else 8
+    table = pieces.copy()
     table[:, 2] //= word_bytes
     with torch.cuda.stream(_stream()):
         on_device = torch.from_numpy(table).pin_memory().to("cuda", non_blocking=True)
         kernel.launch(on_device, source.data_ptr(), target.data_ptr(), len(pieces), word_bytes)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
-    return Launched(num_bytes, event)
+    return Launched(int(sizes.sum()), event)
+
+
+def warm_up() -> None:
+    """Compile what copies on a GPU: else the first copies of a run wait seconds for it."""
+    host = torch.zeros(64, dtype=torch.uint8).pin_memory()
+    pieces = np.array([[0, 0, 64]])
+    for source, target in ((host, host.to("cuda")), (host.to("cuda"), host)):
+        copy_pieces(source, target, pieces).wait()
+
+
+def swapped(pieces: Pieces) -> Pieces:
+    """The other way round: what was local is remote."""
+    return pieces[:, [1, 0, 2]]
 
 
 def _stream() -> Any:

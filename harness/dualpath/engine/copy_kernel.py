@@ -15,14 +15,14 @@ _WARPS = 8
 PROGRAMS = 16  # blocks of threads: enough for PCIe at 50 KB a piece, and an eighth of a GPU
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(do_not_specialize=["num"])  # type: ignore[untyped-decorator, unused-ignore]
 def _copy(table, source, target, num, WORD: tl.constexpr, LANES: tl.constexpr):  # type: ignore[no-untyped-def]
-    """table: [num, 3] int64: offset in source, offset in target, words."""
+    """table: [num, 3] int64: offset in target, offset in source, words."""
     lanes = tl.arange(0, LANES)
     piece = tl.program_id(0)
     while piece < num:
-        read = (source + tl.load(table + 3 * piece)).to(tl.pointer_type(WORD))
-        write = (target + tl.load(table + 3 * piece + 1)).to(tl.pointer_type(WORD))
+        read = (source + tl.load(table + 3 * piece + 1)).to(tl.pointer_type(WORD))
+        write = (target + tl.load(table + 3 * piece)).to(tl.pointer_type(WORD))
         words = tl.load(table + 3 * piece + 2)
         first = words * 0
         while first < words:

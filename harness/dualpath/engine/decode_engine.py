@@ -24,7 +24,7 @@ from dualpath.core.hops import Route
 from dualpath.engine.block_copy import Done
 from dualpath.engine.data_path import DataPath, Move
 from dualpath.engine.exact import TileRows, choose_exact, layer_tile
-from dualpath.engine.geometry import BlockGeometry, Piece, buffer_slots, staging_slots
+from dualpath.engine.geometry import BlockGeometry, Pieces, buffer_slots, staging_slots
 from dualpath.engine.messages import BlockRef, BufferReleased, CheckedBlock, StartDecode, TurnDone
 from dualpath.engine.model import Model
 from dualpath.engine.pages import zeros
@@ -158,14 +158,12 @@ class DecodeEngine:
                 ),
             )
 
-    def _page_pieces(self, page: int, slot: int, tokens: int) -> list[Piece]:
+    def _page_pieces(self, page: int, slot: int, tokens: int) -> Pieces:
         """The Layer Blocks of a page of device memory, and where they lie in a slot of the buffer."""
-        pages = self._hbm.shape[1]
-        num_bytes = tokens * self._geometry.entry_bytes
-        return [
-            Piece((layer * pages + page) * self._layer_block_bytes, self._geometry.slot_offset(slot, layer), num_bytes)
-            for layer in range(self._cluster.model.layers)
-        ]
+        layers = np.arange(self._cluster.model.layers)
+        local = (layers * self._hbm.shape[1] + page) * self._layer_block_bytes
+        remote = self._geometry.slot_offset(slot) + layers * self._layer_block_bytes
+        return np.stack([local, remote, np.full_like(layers, tokens * self._geometry.entry_bytes)], axis=1)
 
     def _compare(self, work: StartDecode) -> None:
         """Hit blocks in the DE buffer, whichever way they came, against what was written to storage."""

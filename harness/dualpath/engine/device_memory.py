@@ -6,13 +6,13 @@ import ctypes
 import mmap
 import os
 import threading
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from dualpath.core.errors import WorkerError
 from dualpath.engine.block_copy import copy_pieces
+from dualpath.engine.geometry import Pieces
 
 _DMA_BUF_FD = 1  # CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD
 
@@ -58,15 +58,15 @@ class Mirror:
         self.staged_bytes = 0
         self._counting = threading.Lock()
 
-    def fill(self, pieces: Iterable[tuple[int, int]]) -> None:
-        """Device to host. pieces: (offset, bytes)"""
+    def fill(self, pieces: Pieces) -> None:
+        """Device to host, where the pieces are local."""
         self._copy(self._region, self.pinned, pieces)
 
-    def empty(self, pieces: Iterable[tuple[int, int]]) -> None:
+    def empty(self, pieces: Pieces) -> None:
         """Host to device."""
         self._copy(self.pinned, self._region, pieces)
 
-    def _copy(self, source: Tensor, target: Tensor, pieces: Iterable[tuple[int, int]]) -> None:
-        moved = copy_pieces(source, target, ((at, at, num) for at, num in pieces)).wait()
+    def _copy(self, source: Tensor, target: Tensor, pieces: Pieces) -> None:
+        moved = copy_pieces(source, target, pieces[:, [0, 0, 2]]).wait()
         with self._counting:
             self.staged_bytes += moved

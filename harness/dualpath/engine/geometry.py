@@ -7,9 +7,12 @@ decode HBM                 [layers, blocks * block_tokens, entry bytes]: paged, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dualpath.core.cluster import Cluster
 from dualpath.engine.store_layout import StoreLayout
@@ -18,12 +21,8 @@ _PAGE_BYTES = 4096
 SCRATCH_BYTES = 64 << 10  # of a decode engine, for model traffic
 
 
-class Piece(NamedTuple):
-    """Consecutive bytes in a local and in a remote region."""
-
-    local_offset: int
-    remote_offset: int
-    num_bytes: int
+# Consecutive bytes in a local and in a remote region, one row each: local offset, remote offset, bytes. [n, 3] int64
+Pieces: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +48,16 @@ class BlockGeometry:
     def slot_offset(self, slot: int, layer: int = 0) -> int:
         return slot * self.stride_bytes + layer * self.block_tokens * self.entry_bytes
 
-    def pieces(
-        self, slots: Sequence[int], layer: int, first_token: int, num_tokens: int, local_offset: int
-    ) -> Iterator[Piece]:
+    def pieces(self, slots: Sequence[int], layer: int, first_token: int, num_tokens: int, local_offset: int) -> Pieces:
         """Pair consecutive local bytes with the Layer Blocks, whole or in part, that hold tokens
         [first_token, first_token + num_tokens) of a prompt whose blocks lie in `slots`."""
-        token, end = first_token, first_token + num_tokens
-        while token < end:
-            within = token % self.block_tokens
-            take = min(self.block_tokens - within, end - token)
-            remote = self.slot_offset(slots[token // self.block_tokens], layer) + within * self.entry_bytes
-            yield Piece(local_offset, remote, take * self.entry_bytes)
-            local_offset += take * self.entry_bytes
-            token += take
+        size, end = self.block_tokens, first_token + num_tokens
+        blocks = np.arange(first_token // size, -(-end // size))
+        starts, ends = np.maximum(blocks * size, first_token), np.minimum((blocks + 1) * size, end)
+        local = local_offset + (starts - first_token) * self.entry_bytes
+        begin = self.slot_offset(0, layer) + (starts - blocks * size) * self.entry_bytes
+        remote = np.asarray(slots, np.int64)[blocks] * self.stride_bytes + begin
+        return np.stack([local, remote, (ends - starts) * self.entry_bytes], axis=1)
 
 
 def buffer_bytes(cluster: Cluster, engine: int) -> int:

@@ -8,13 +8,13 @@ nothing. So a run shows what KV beside them does to their latency (table `collec
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from dualpath.core.cluster import Cluster
 from dualpath.engine.data_path import DataPath
-from dualpath.engine.geometry import SCRATCH_BYTES, Piece, scratch_offset
+from dualpath.engine.geometry import SCRATCH_BYTES, Pieces, scratch_offset
 from dualpath.engine.messages import Collective
 from dualpath.engine.pages import zeros
 from dualpath.engine.transport import Transport
@@ -40,7 +40,7 @@ class ModelTraffic:
         num_bytes = int(self._bytes_per_token * new_tokens)
         started_ns = time.monotonic_ns()
         for direction, move in (("out", self._transport.write), ("back", self._transport.read)):
-            pieces = list(self._pieces(num_bytes))
+            pieces = self._pieces(num_bytes)
             self._path.exchange(
                 num_bytes,
                 (self._engine, self._peer) if direction == "out" else (self._peer, self._engine),
@@ -51,6 +51,8 @@ class ModelTraffic:
             Collective(self._engine, self._peer, started_ns - self._path.zero_ns, 2 * num_bytes, ended_ns - started_ns)
         )
 
-    def _pieces(self, num_bytes: int) -> Iterator[Piece]:
-        for first in range(0, num_bytes, SCRATCH_BYTES):
-            yield Piece(0, self._remote_offset, min(SCRATCH_BYTES, num_bytes - first))
+    def _pieces(self, num_bytes: int) -> Pieces:
+        """The scratch again and again."""
+        firsts = np.arange(0, num_bytes, SCRATCH_BYTES)
+        sizes = np.minimum(SCRATCH_BYTES, num_bytes - firsts)
+        return np.stack([np.zeros_like(sizes), np.full_like(sizes, self._remote_offset), sizes], axis=1)

@@ -17,11 +17,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 from dualpath.core.errors import WorkerError
-from dualpath.engine.block_copy import copy_pieces
-from dualpath.engine.geometry import Piece
+from dualpath.engine.block_copy import copy_pieces, swapped
+from dualpath.engine.geometry import Pieces
 from dualpath.engine.network import Endpoint, NetworkCounts, NixlError, NixlSettings, RemoteRegion
 from dualpath.engine.pacer import Lane
 from dualpath.engine.transport import Completion
@@ -86,14 +87,14 @@ class NixlTransport:
         with self._lock:
             self._heard += sum(len(notices) for notices in self._agent.get_new_notifs().values())
 
-    def read(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
+    def read(self, remote: str, local: str, pieces: Pieces, lane: Lane = "kv") -> Completion:
         if remote in self._tensors:
-            return self._copied(remote, local, ((p.remote_offset, p.local_offset, p.num_bytes) for p in pieces))
+            return self._copied(remote, local, pieces)
         return self._post("READ", remote, local, pieces, b"")
 
-    def write(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
+    def write(self, remote: str, local: str, pieces: Pieces, lane: Lane = "kv") -> Completion:
         if remote in self._tensors:
-            return self._copied(local, remote, ((p.local_offset, p.remote_offset, p.num_bytes) for p in pieces))
+            return self._copied(local, remote, swapped(pieces))
         notice = b""
         with self._counting:
             if lane == "kv":
@@ -103,26 +104,25 @@ class NixlTransport:
                 self._has_model_traffic = True
         return self._post("WRITE", remote, local, pieces, notice)
 
-    def _copied(self, source: str, target: str, pieces: Iterable[tuple[int, int, int]]) -> Completion:
+    def _copied(self, source: str, target: str, pieces: Pieces) -> Completion:
         done = copy_pieces(self._tensors[source], self._tensors[target], pieces)
         with self._counting:
             self._copied_bytes += done.num_bytes
         return done
 
     def _post(
-        self, kind: Literal["READ", "WRITE"], remote: str, local: str, pieces: Iterable[Piece], notice: bytes
+        self, kind: Literal["READ", "WRITE"], remote: str, local: str, pieces: Pieces, notice: bytes
     ) -> Completion:
         region, agent = self._remote[remote]
         tensor = self._tensors[local]
         device = max(tensor.get_device(), 0)
-        ours: list[tuple[int, int, int]] = []
-        theirs: list[tuple[int, int, int]] = []
-        for piece in pieces:
-            assert 0 <= piece.local_offset <= tensor.numel() - piece.num_bytes, "within the local region"
-            assert 0 <= piece.remote_offset <= region.num_bytes - piece.num_bytes, "within the remote region"
-            ours.append((tensor.data_ptr() + piece.local_offset, piece.num_bytes, device))
-            theirs.append((region.address + piece.remote_offset, piece.num_bytes, 0))
-        num_bytes = sum(num for _, num, _ in ours)
+        for offsets, num, side in ((pieces[:, 0], tensor.numel(), "local"), (pieces[:, 1], region.num_bytes, "remote")):
+            assert offsets.min() >= 0, f"within the {side} region"
+            assert (offsets + pieces[:, 2]).max() <= num, f"within the {side} region"
+        sizes = pieces[:, 2]
+        ours = np.stack([tensor.data_ptr() + pieces[:, 0], sizes, np.full_like(sizes, device)], axis=1)
+        theirs = np.stack([region.address + pieces[:, 1], sizes, np.zeros_like(sizes)], axis=1)
+        num_bytes = int(sizes.sum())
         kind_of_memory = "VRAM" if tensor.is_cuda else "DRAM"
         with self._lock:
             try:

@@ -24,7 +24,7 @@ from dualpath.core.errors import CorruptBlockError
 from dualpath.core.hops import Route, Stage
 from dualpath.engine.data_path import DataPath, Move
 from dualpath.engine.exact import TileRows, choose_exact, layer_tile
-from dualpath.engine.geometry import BlockGeometry, Piece
+from dualpath.engine.geometry import BlockGeometry
 from dualpath.engine.messages import BatchComputed, BatchSent, CheckedBlock, ChunkWork, Collective, PrefillBatch
 from dualpath.engine.model import Model, Rotation
 from dualpath.engine.model_traffic import ModelTraffic
@@ -171,7 +171,7 @@ class PrefillEngine:
         for stage, route, region, slots, first, end in sources:
             if first == end:
                 continue
-            pieces = list(self._geometry.pieces(slots, layer, first, end - first, self._offset(part, layer, first)))
+            pieces = self._geometry.pieces(slots, layer, first, end - first, self._offset(part, layer, first))
             yield self._path.post(
                 stage,
                 route,
@@ -337,8 +337,8 @@ class PrefillEngine:
         for route, first, end in ranges:
             if first == end:
                 continue
-            pieces: list[Piece] = list(
-                self._geometry.pieces(work.decode_slots, layer, first, end - first, self._offset(part, layer, first))
+            pieces = self._geometry.pieces(
+                work.decode_slots, layer, first, end - first, self._offset(part, layer, first)
             )
             yield self._path.post(
                 "forward",

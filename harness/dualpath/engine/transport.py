@@ -12,8 +12,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from dualpath.engine.block_copy import copy_pieces
-from dualpath.engine.geometry import Piece
+from dualpath.engine.block_copy import copy_pieces, swapped
+from dualpath.engine.geometry import Pieces
 from dualpath.engine.network import Endpoint, NetworkCounts
 from dualpath.engine.pacer import Lane
 
@@ -31,10 +31,10 @@ class Transport(Protocol):
     def register(self, name: str, region: Tensor, *, is_shared: bool = False) -> None:
         """Make local memory usable as source and destination; by peers too, where it is shared."""
 
-    def read(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
+    def read(self, remote: str, local: str, pieces: Pieces, lane: Lane = "kv") -> Completion:
         """Bring pieces of a remote region into a local one."""
 
-    def write(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
+    def write(self, remote: str, local: str, pieces: Pieces, lane: Lane = "kv") -> Completion:
         """Put pieces of a local region into a remote one."""
 
 
@@ -64,10 +64,10 @@ class SharedMemoryTransport:
         assert name not in self._regions, f"region {name} registered twice"
         self._regions[name] = region
 
-    def read(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
+    def read(self, remote: str, local: str, pieces: Pieces, lane: Lane = "kv") -> Completion:
         source, target = self._regions[remote], self._regions[local]
-        return copy_pieces(source, target, ((p.remote_offset, p.local_offset, p.num_bytes) for p in pieces))
+        return copy_pieces(source, target, pieces)
 
-    def write(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
+    def write(self, remote: str, local: str, pieces: Pieces, lane: Lane = "kv") -> Completion:
         source, target = self._regions[local], self._regions[remote]
-        return copy_pieces(source, target, ((p.local_offset, p.remote_offset, p.num_bytes) for p in pieces))
+        return copy_pieces(source, target, swapped(pieces))

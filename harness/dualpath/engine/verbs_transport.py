@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor
 
 from dualpath.core.errors import WorkerError
-from dualpath.engine.block_copy import copy_pieces
+from dualpath.engine.block_copy import copy_pieces, swapped
 from dualpath.engine.device_memory import DmaBuf, Mirror, NoDmaBuf
-from dualpath.engine.geometry import Piece
+from dualpath.engine.geometry import Pieces
 from dualpath.engine.network import Endpoint, NetworkCounts, RemoteRegion
 from dualpath.engine.pacer import Lane
 from dualpath.engine.rdma.memory import Memory
@@ -118,10 +118,9 @@ class VerbsTransport:
         while not self._closing.wait(_LISTEN_S):
             self._nic.look()
 
-    def read(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
+    def read(self, remote: str, local: str, pieces: Pieces, lane: Lane = "kv") -> Completion:
         if remote in self._tensors:
-            return self._copied(remote, local, ((p.remote_offset, p.local_offset, p.num_bytes) for p in pieces))
-        pieces = list(pieces)
+            return self._copied(remote, local, pieces)
         region, peer = self._remote[remote]
         posted = self._pairs[lane, peer].post(
             "read", self._memory[local], region.key, self._work(remote, local, pieces)
@@ -130,25 +129,24 @@ class VerbsTransport:
         def wait() -> int:
             self._nic.wait(posted)
             if (mirror := self._mirrors.get(local)) is not None:
-                mirror.empty((p.local_offset, p.num_bytes) for p in pieces)
-            return sum(piece.num_bytes for piece in pieces)
+                mirror.empty(pieces)
+            return int(pieces[:, 2].sum())
 
         return _OnItsWay(wait)
 
-    def write(self, remote: str, local: str, pieces: Iterable[Piece], lane: Lane = "kv") -> Completion:
+    def write(self, remote: str, local: str, pieces: Pieces, lane: Lane = "kv") -> Completion:
         if remote in self._tensors:
-            return self._copied(local, remote, ((p.local_offset, p.remote_offset, p.num_bytes) for p in pieces))
-        pieces = list(pieces)
+            return self._copied(local, remote, swapped(pieces))
         region, peer = self._remote[remote]
         if (mirror := self._mirrors.get(local)) is not None:
-            mirror.fill((p.local_offset, p.num_bytes) for p in pieces)
+            mirror.fill(pieces)
         notice = self._next_notice() if lane == "kv" else None
         work = self._work(remote, local, pieces)
         posted = self._pairs[lane, peer].post("write", self._memory[local], region.key, work, notice)
 
         def wait() -> int:
             self._nic.wait(posted)
-            return sum(piece.num_bytes for piece in pieces)
+            return int(pieces[:, 2].sum())
 
         return _OnItsWay(wait)
 
@@ -157,22 +155,20 @@ class VerbsTransport:
             self._num_notices += 1
             return self._num_notices % (1 << _NOTICE_BITS)
 
-    def _copied(self, source: str, target: str, pieces: Iterable[tuple[int, int, int]]) -> Completion:
+    def _copied(self, source: str, target: str, pieces: Pieces) -> Completion:
         done = copy_pieces(self._tensors[source], self._tensors[target], pieces)
         with self._counting:
             self._copied_bytes += done.num_bytes
         return done
 
-    def _work(self, remote: str, local: str, pieces: Iterable[Piece]) -> list[Work]:
+    def _work(self, remote: str, local: str, pieces: Pieces) -> list[Work]:
         region, _ = self._remote[remote]
         memory = self._memory[local]
         work = []
-        for piece in pieces:
-            assert 0 <= piece.local_offset <= memory.num_bytes - piece.num_bytes, "within the local region"
-            assert 0 <= piece.remote_offset <= region.num_bytes - piece.num_bytes, "within the remote region"
-            work.append(
-                Work(memory.address + piece.local_offset, region.address + piece.remote_offset, piece.num_bytes)
-            )
+        for local_offset, remote_offset, num_bytes in pieces.tolist():
+            assert 0 <= local_offset <= memory.num_bytes - num_bytes, "within the local region"
+            assert 0 <= remote_offset <= region.num_bytes - num_bytes, "within the remote region"
+            work.append(Work(memory.address + local_offset, region.address + remote_offset, num_bytes))
         return work
 
     def counts(self) -> NetworkCounts:

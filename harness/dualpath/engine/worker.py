@@ -14,6 +14,7 @@ import msgspec
 import torch
 
 from dualpath.core.cluster import Cluster
+from dualpath.engine.block_copy import warm_up
 from dualpath.engine.block_reader import QueuedReader
 from dualpath.engine.checkpoint import load_model
 from dualpath.engine.data_path import DataPath
@@ -67,6 +68,7 @@ class Engine:
         if device != "cpu":
             for buffer in buffers.values():
                 buffer.pin()
+            warm_up()
         self._port = _port_meter(cluster.node_of(engine), self._network) if setup.counts_port else None
         model = load_model(cluster.model, setup.seed, setup.checkpoint, device)
         layout = store_layout(cluster)
