@@ -17,6 +17,8 @@ from torch import Tensor
 from dualpath.engine.geometry import Pieces
 
 _thread = threading.local()
+_TABLES = 8  # of one thread under way at once
+_LAUNCH_PIECES = 1024  # of one launch
 
 
 class Done(NamedTuple):
@@ -61,14 +63,42 @@ def _launched(source: Tensor, target: Tensor, pieces: Pieces) -> Launched:
         assert (offsets + sizes).max() <= region.numel(), f"within the {name}"
     bits = int(np.bitwise_or.reduce(pieces, axis=None)) | source.data_ptr() | target.data_ptr()
     word_bytes = 1 if bits % 4 else 4 if bits % 8 else 8
-    table = pieces.copy()
-    table[:, 2] //= word_bytes
-    with torch.cuda.stream(_stream()):
-        on_device = torch.from_numpy(table).pin_memory().to("cuda", non_blocking=True)
-        kernel.launch(on_device, source.data_ptr(), target.data_ptr(), len(pieces), word_bytes)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-    return Launched(int(sizes.sum()), event)
+    copies = _copy_stream()
+    with torch.cuda.stream(copies.stream):
+        for first in range(0, len(pieces), _LAUNCH_PIECES):  # the GPU is at work while the next ones are described
+            part = pieces[first : first + _LAUNCH_PIECES].copy()
+            part[:, 2] //= word_bytes
+            table, event = copies.put(part)
+            kernel.launch(table, source.data_ptr(), target.data_ptr(), len(part), word_bytes)
+            event.record()
+    return Launched(int(sizes.sum()), event)  # of the last: a stream is in order
+
+
+class _CopyStream:
+    """One thread's stream, and tables of pieces on their way to the GPU. They are kept: to pin memory anew for each
+    call would take as long as copying ten megabytes."""
+
+    def __init__(self) -> None:
+        self.stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._ring: list[tuple[Tensor, Tensor, Any]] = []  # pinned, on the GPU, done with
+        self._next = 0
+
+    def put(self, table: Pieces) -> tuple[Tensor, Any]:
+        """On the GPU in the order of this stream; and an event, to be recorded when it is done with."""
+        if len(self._ring) < _TABLES:
+            self._ring.append(self._slot())
+        place, self._next = self._next, (self._next + 1) % _TABLES
+        pinned, on_device, last = self._ring[place]
+        last.synchronize()
+        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._ring[place] = pinned, on_device, event
+        pinned[: len(table)] = torch.from_numpy(table)
+        on_device[: len(table)].copy_(pinned[: len(table)], non_blocking=True)
+        return on_device, event
+
+    def _slot(self) -> tuple[Tensor, Tensor, Any]:
+        pinned = torch.empty(_LAUNCH_PIECES, 3, dtype=torch.int64, pin_memory=True)
+        return pinned, torch.empty_like(pinned, device="cuda"), torch.cuda.Event()  # type: ignore[no-untyped-call]
 
 
 def warm_up() -> None:
@@ -84,8 +114,9 @@ def swapped(pieces: Pieces) -> Pieces:
     return pieces[:, [1, 0, 2]]
 
 
-def _stream() -> Any:
+def _copy_stream() -> _CopyStream:
     """This thread's."""
-    if not hasattr(_thread, "stream"):
-        _thread.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    return _thread.stream
+    if not hasattr(_thread, "copies"):
+        _thread.copies = _CopyStream()
+    found: _CopyStream = _thread.copies
+    return found
