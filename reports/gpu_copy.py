@@ -58,7 +58,7 @@ def main(rows_file: Path | None = None, out_dir: Path | None = None) -> list[Che
         ],
         caveats=list(caveats(setting, is_published=rows_file is None)),
         sections=sections(found, checks),
-        counts=(len(rows), 0),
+        counts=(int(bool(rows)), 0),
         checks=checks,
         computed_from=f"the raw rows in {near(path)}",
     )
@@ -146,7 +146,7 @@ def figure(found: pl.DataFrame) -> Figure:
     caption = (
         "Higher is better. One call per block, in Python's torch, leaves most of the link idle below a megabyte, and "
         "so does a captured graph of them. The driver's own batch does well from 256 KB on. One kernel loses a "
-        "seventh at most sizes of a Layer Block (50 KB: MLA in bytes; 256 KB: grouped queries)."
+        "seventh, at every size."
     )
     return finish(drawing, "gpu-copy", "What a way of copying reaches, by block size", caption)
 

@@ -70,7 +70,7 @@ def main(rows_dir: Path | None = None, out_dir: Path | None = None) -> list[Chec
         tiles=tiles(checks),
         caveats=list(caveats(files)),
         sections=sections(probes, shares, cost, checks),
-        counts=(sum(len(rows) for rows in files.values()), 0),
+        counts=(sum(bool(rows) for rows in files.values()), 0),
         checks=checks,
         computed_from="the raw rows in the files named by the checks",
     )
