@@ -143,7 +143,16 @@ class EngineProcesses:
         try:
             self._socket.send_multipart([engine_identity(engine, self._run), msgspec.msgpack.encode(message)])
         except zmq.ZMQError as error:
-            raise WorkerError(f"engine {engine} cannot be reached: {error}{self._host.last_words(engine)}") from error
+            raise self._unreachable(engine, error) from error
+
+    def _unreachable(self, engine: int, error: zmq.ZMQError) -> WorkerError:
+        """It has ended, most likely, and how will be heard in a moment: that says more."""
+        ends_s = time.monotonic() + _LAST_FROM_AFAR_S
+        while engine not in self._dead and time.monotonic() < ends_s:
+            self._early += self._poll(_LAST_MESSAGE_S)
+        if engine in self._dead:
+            return self._death(engine)
+        return WorkerError(f"engine {engine} cannot be reached: {error}{self._host.last_words(engine)}")
 
     def _say(self, host: bytes, message: ToHost) -> None:
         with contextlib.suppress(zmq.ZMQError):  # it is gone: its silence will tell
