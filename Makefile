@@ -39,10 +39,10 @@ sim-speed: $(READY) ## how fast the simulator is, beside DynoSim and SimPy from 
 	@$(BIN)/python bench/sim_speed.py
 	@$(BIN)/python reports/sim_speed.py
 
-rdma: $(READY) ## RDMA measured in guests: isolation of traffic classes, cost of posting, share of the link (6 min)
+rdma: $(READY) ## RDMA measured in guests: isolation of traffic classes, cost of posting, rate (10 min)
 	@$(BIN)/python bench/rdma.py && $(BIN)/python reports/rdma.py
 
-test: $(READY) ## all tests (under 8 min)
+test: $(READY) ## all tests (under 10 min)
 	@$(BIN)/python -m pytest
 
 test-rdma: $(READY) ## tests of RDMA, in guests with Debian's kernel and its software RDMA device (under 10 min)
