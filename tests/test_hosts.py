@@ -122,7 +122,7 @@ def test_without_the_token_nobody_joins(
     assert outcome.status == "void"
     assert "have no host after 5 s; start `dualpath worker`" in outcome.reasons[0]
     assert stranger.process.wait(30) == 3
-    assert "no coordinator with this token within 2 s" in (stranger.process.communicate()[1])
+    assert "no coordinator with this token wanted this host within 2 s" in (stranger.process.communicate()[1])
 
 
 def test_other_sources_are_refused(

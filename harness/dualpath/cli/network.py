@@ -162,5 +162,8 @@ def worker(address: str, nodes: int, mount: tuple[str, str] | None, logs: Path |
     place_of = check_address(address, "HOST:PORT")
     served = serve_runs(place_of, token, engine_code(), nodes, directory, place, check_setup, wait, say)
     if not served:
-        say(f"no coordinator with this token within {wait:g} s; check address, token and --wait")
+        say(
+            f"no coordinator with this token wanted this host within {wait:g} s; check address, token and --wait, and "
+            "whether it has its hosts already"
+        )
     return 0 if served else BAD_INPUT

@@ -191,7 +191,7 @@ def serve_runs(
     WorkerError where the coordinator refuses."""
     served = 0
     while True:
-        logs = directory / f"run-{served}"
+        logs = directory / f"run-{served + 1}"
         logs.mkdir(parents=True, exist_ok=True)
         with RemoteHost(address, token, code, nodes, logs, place, check) as host:
             try:
