@@ -22,7 +22,7 @@ from dualpath.engine import processes, remote_host
 from dualpath.engine.messages import EngineSetup, Hello
 from dualpath.engine.network import NixlSettings
 from dualpath.engine.processes import EngineProcesses, Listening
-from dualpath.engine.remote_host import RemoteHost, serve_runs
+from dualpath.engine.remote_host import Offer, RemoteHost, serve_runs
 from dualpath.engine.wire import TOKEN_VARIABLE, join
 from dualpath.hosts import engine_code, listening, remote_nodes
 from dualpath.plan import Outcome, Plan
@@ -132,7 +132,7 @@ def test_other_sources_are_refused(
 
     def serve() -> None:
         try:
-            serve_runs(f"tcp://{address}", TOKEN, "other sources", 1, tmp_path, str, fits, 30, lambda line: None)
+            serve_runs(Offer(f"tcp://{address}", TOKEN, "other sources", 1, str, fits), tmp_path, 30, lambda line: None)
         except WorkerError as error:
             refused.append(error)
 
@@ -188,7 +188,7 @@ def test_a_coordinator_that_falls_silent_leaves_no_engine_behind(
     cluster = load_cluster(cluster_file()).cluster
     coordinator = EngineProcesses(tmp_path, Listening(f"tcp://{address}", TOKEN, "code", 30))
     said: list[str] = []
-    with RemoteHost(f"tcp://{address}", TOKEN, "code", 1, tmp_path, str, fits) as host:
+    with RemoteHost(Offer(f"tcp://{address}", TOKEN, "code", 1, str, fits), tmp_path) as host:
 
         def serve() -> None:
             try:
@@ -237,7 +237,7 @@ def test_a_host_that_cannot_hold_the_engines_says_why(
         raise ClusterError("this machine has 1 GiB free")
 
     def serve() -> None:
-        serve_runs(f"tcp://{address}", TOKEN, engine_code(), 1, tmp_path, str, too_small, 2, lambda line: None)
+        serve_runs(Offer(f"tcp://{address}", TOKEN, engine_code(), 1, str, too_small), tmp_path, 2, lambda line: None)
 
     thread = threading.Thread(target=serve)
     thread.start()

@@ -84,6 +84,17 @@ def test_tokens_checksums_and_bytes_are_those_of_shared_memory(
             assert counts["staged_bytes"] == 0, "Layer Blocks go from where they lie to where they belong"
 
 
+@pytest.mark.nixl
+def test_nixl_over_tcp_moves_the_same_bytes(
+    trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As between hosts without RDMA: UCX is left no shared memory."""
+    monkeypatch.setenv("UCX_TLS", "tcp,self")
+    outcome = replayed(trace_file, cluster_file(), tmp_path / "run", "split", NixlSettings())
+    assert outcome.status == "ok", outcome.reasons
+    assert all("UCX_TLS=tcp,self" in counts["device"] for counts in checked(tmp_path / "run"))
+
+
 @pytest.mark.parametrize(
     "network", [pytest.param(None, id="shared"), pytest.param(LANES, id="verbs", marks=pytest.mark.rdma)]
 )

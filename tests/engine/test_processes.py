@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select as readiness
 import signal
@@ -25,7 +26,7 @@ from dualpath.engine.messages import (
     Summary,
 )
 from dualpath.engine.processes import EngineProcesses
-from dualpath.engine.wire import join
+from dualpath.engine.wire import engine_identity, join
 
 pytestmark = pytest.mark.engine
 
@@ -89,12 +90,34 @@ def test_a_death_is_told_although_others_keep_talking(processes: EngineProcesses
     assert heard, "engine 0 did keep talking"
 
 
-def test_what_the_living_had_counted_is_not_lost_with_the_dead(processes: EngineProcesses) -> None:
-    kill(processes, 0)
+@pytest.mark.parametrize("dead", [0, 1])
+def test_what_the_living_had_counted_is_not_lost_with_the_dead(processes: EngineProcesses, dead: int) -> None:
+    kill(processes, dead)
     summaries, errors = processes.last_messages(Shutdown())
-    assert [summary.engine for summary in summaries if isinstance(summary, Summary)] == [1]
+    assert [summary.engine for summary in summaries if isinstance(summary, Summary)] == [1 - dead]
     assert len(errors) == 1
-    assert "engine 0" in str(errors[0])
+    assert f"engine {dead}" in str(errors[0])
+
+
+def test_what_comes_while_an_engine_cannot_be_reached_is_kept(
+    processes: EngineProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The living engine has answered, and ended, while it is asked why the dead one cannot be reached."""
+    kill(processes, 1)
+    with contextlib.suppress(zmq.ZMQError):
+        for _ in range(1_000_000):  # until the socket knows
+            processes._socket.send_multipart([engine_identity(1, processes._run), b""])
+    living, ask = os.pidfd_open(processes.pids[0]), processes._unreachable
+
+    def ask_later(engine: int, error: zmq.ZMQError) -> WorkerError:
+        assert readiness.select([living], [], [], 30)[0]
+        return ask(engine, error)
+
+    monkeypatch.setattr(processes, "_unreachable", ask_later)
+    summaries, errors = processes.last_messages(Shutdown())
+    os.close(living)
+    assert [summary.engine for summary in summaries] == [0]
+    assert "engine 1" in str(errors[0])
 
 
 @pytest.mark.parametrize("token", [None, "0" * 32])

@@ -13,7 +13,7 @@ import click
 from dualpath.cli.shared import BAD_INPUT, PATH, example
 from dualpath.engine.network import NetworkSettings, NixlSettings
 from dualpath.engine.rdma.settings import LaneClass, RdmaSettings
-from dualpath.engine.remote_host import serve_runs
+from dualpath.engine.remote_host import Offer, serve_runs
 from dualpath.engine.wire import TOKEN_VARIABLE, check_address, check_token
 from dualpath.hosts import check_setup, engine_code
 
@@ -159,8 +159,8 @@ def worker(address: str, nodes: int, mount: tuple[str, str] | None, logs: Path |
         there, here = mount or ("", "")
         return here + path.removeprefix(there) if mount and Path(path).is_relative_to(there) else path
 
-    place_of = check_address(address, "HOST:PORT")
-    served = serve_runs(place_of, token, engine_code(), nodes, directory, place, check_setup, wait, say)
+    offer = Offer(check_address(address, "HOST:PORT"), token, engine_code(), nodes, place, check_setup)
+    served = serve_runs(offer, directory, wait, say)
     if not served:
         say(
             f"no coordinator with this token wanted this host within {wait:g} s; check address, token and --wait, and "

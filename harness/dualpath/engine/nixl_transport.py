@@ -25,7 +25,7 @@ from dualpath.engine.block_copy import copy_pieces, swapped
 from dualpath.engine.geometry import Pieces
 from dualpath.engine.network import Endpoint, NetworkCounts, NixlError, NixlSettings, RemoteRegion
 from dualpath.engine.pacer import Lane
-from dualpath.engine.transport import Completion
+from dualpath.engine.transport import Completion, OnItsWay
 
 _LISTEN_S = 0.001  # between two looks for notices
 _NAP_S = 50e-6
@@ -138,7 +138,7 @@ class NixlTransport:
                 raise NixlError(f"{agent}: {kind.lower()} of {num_bytes:,} bytes cannot be posted: {error}") from None
             self._requests += len(ours)
             self._transfers += 1
-        return _OnItsWay(lambda: self._wait(transfer, agent, num_bytes))
+        return OnItsWay(lambda: self._wait(transfer, agent, num_bytes))
 
     def _wait(self, transfer: Any, agent: str, num_bytes: int) -> int:
         ends_s = time.monotonic() + self._settings.timeout_s
@@ -181,11 +181,6 @@ class NixlTransport:
     def close(self) -> None:
         """Registrations go with the process: NIXL has no order in which they may be undone while peers use them."""
         self._closing.set()
-
-
-class _OnItsWay:
-    def __init__(self, wait: Callable[[], int]) -> None:
-        self.wait = wait
 
 
 def _agent(name: str) -> Any:

@@ -246,6 +246,7 @@ class PrefillEngine:
     def _layer(self, batch: _Batch, layer: int, x: list[Tensor]) -> list[Tensor]:
         computed = self._layer_exact(batch, layer, x) if self._deterministic else self._layer_fast(batch, layer, x)
         if self._model_traffic is not None:
+            self._model.finish()  # a collective begins when its layer has been computed
             self._model_traffic.exchange(sum(part.new for part in batch.parts))
         return computed
 

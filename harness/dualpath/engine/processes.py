@@ -197,7 +197,8 @@ class EngineProcesses:
                 errors.append(error)
         deadline_s = time.monotonic() + _END_TIMEOUT_S
         while waiting and time.monotonic() < deadline_s:
-            for answer in self._poll(min(_LAST_MESSAGE_S, deadline_s - time.monotonic())):
+            early, self._early = self._early, []  # heard while it was asked why another cannot be reached
+            for answer in early + self._poll(min(_LAST_MESSAGE_S, deadline_s - time.monotonic())):
                 if isinstance(answer, Summary):
                     summaries.append(answer)
                     waiting.discard(answer.engine)

@@ -16,6 +16,7 @@ import socket as sockets
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -64,30 +65,31 @@ class Clock:
         return min(self._samples)
 
 
-class RemoteHost:
-    """One run's service. directory: for engines' logs; place: what a path of the coordinator's host is here; check:
-    raises DualpathError where this host cannot hold the engines it is given."""
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a host lends, to whom, on which terms."""
 
-    def __init__(
-        self,
-        address: str,
-        token: str,
-        code: str,
-        nodes: int,
-        directory: Path,
-        place: Callable[[str], str],
-        check: Callable[[EngineSetup, list[int]], None],
-    ) -> None:
-        self._address, self._token, self._code, self._nodes = address, token, code, nodes
-        self._place, self._check = place, check
+    address: str  # of the coordinator
+    token: str
+    code: str  # digest of the sources it runs
+    nodes: int  # at most
+    place: Callable[[str], str]  # what a path of the coordinator's host is here
+    check: Callable[[EngineSetup, list[int]], None]  # raises DualpathError where this host cannot hold the engines
+
+
+class RemoteHost:
+    """One run's service. directory: for engines' logs."""
+
+    def __init__(self, offer: Offer, directory: Path) -> None:
+        self._offer = offer
         self._run = ""  # whose engines it runs
         identity = f"host-{secrets.token_hex(8)}".encode()
         self._context = zmq.Context[Socket](io_threads=1)
-        self._socket = join(self._context, address, token, identity, _MOST_UNSENT)
+        self._socket = join(self._context, offer.address, offer.token, identity, _MOST_UNSENT)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._decoder = msgspec.msgpack.Decoder(ToHost)
-        self._host = Host(directory, token)
+        self._host = Host(directory, offer.token)
         self._clock = Clock()
         self._heard_s = time.monotonic()
         self._present_s = 0.0  # when to say so again
@@ -113,33 +115,35 @@ class RemoteHost:
                         say(f"runs engines {', '.join(map(str, message.engines))}")
                         self._start(message)
                     case Refused(why=why):
-                        raise WorkerError(f"{self._address}: refused: {why}")
+                        raise WorkerError(f"{self._offer.address}: refused: {why}")
                     case Dismissed():
                         return "served" if self.engines else "dismissed"
             silent_s = time.monotonic() - self._heard_s
             if self.engines and silent_s > _SILENCE_S:
-                raise WorkerError(f"{self._address}: the coordinator has been silent for {_SILENCE_S:g} s")
+                raise WorkerError(f"{self._offer.address}: the coordinator has been silent for {_SILENCE_S:g} s")
             if not self.engines and silent_s > wait_s:
                 return "nobody"
 
     def _refuse_another(self, run: str) -> None:
         if self.engines and run != self._run:
-            raise WorkerError(f"{self._address}: another coordinator answers there; this run's is gone")
+            raise WorkerError(f"{self._offer.address}: another coordinator answers there; this run's is gone")
 
     def _say_present(self) -> None:
         known = self._clock.is_known
         error_ns, offset_ns = self._clock.best if known else (0, None)
         name = sockets.gethostname()
-        message = Present(name, self._code, self._nodes, self._run, time.monotonic_ns(), offset_ns, error_ns)
+        message = Present(
+            name, self._offer.code, self._offer.nodes, self._run, time.monotonic_ns(), offset_ns, error_ns
+        )
         self._say(message)
         self._present_s = time.monotonic() + (_PRESENT_S if known else _FIRST_S)
 
     def _start(self, message: StartEngines) -> None:
-        store = self._place(message.setup.store_directory)
-        setup = msgspec.structs.replace(message.setup, address=self._address, store_directory=store)
+        store = self._offer.place(message.setup.store_directory)
+        setup = msgspec.structs.replace(message.setup, address=self._offer.address, store_directory=store)
         self.engines, self._run = message.engines, setup.run
         try:
-            self._check(setup, message.engines)
+            self._offer.check(setup, message.engines)
             self._host.start(setup, message.engines)
         except (DualpathError, OSError) as error:
             for engine in message.engines:
@@ -176,24 +180,14 @@ class RemoteHost:
         self.close()
 
 
-def serve_runs(
-    address: str,
-    token: str,
-    code: str,
-    nodes: int,
-    directory: Path,
-    place: Callable[[str], str],
-    check: Callable[[EngineSetup, list[int]], None],
-    wait_s: float,
-    say: Callable[[str], None],
-) -> int:
+def serve_runs(offer: Offer, directory: Path, wait_s: float, say: Callable[[str], None]) -> int:
     """Serve one run after the other, until no coordinator has come for wait_s. Returns how many were served. Raises
     WorkerError where the coordinator refuses."""
     served = 0
     while True:
         logs = directory / f"run-{served + 1}"
         logs.mkdir(parents=True, exist_ok=True)
-        with RemoteHost(address, token, code, nodes, logs, place, check) as host:
+        with RemoteHost(offer, logs) as host:
             try:
                 outcome = host.serve(wait_s, say)
             except WorkerError as error:

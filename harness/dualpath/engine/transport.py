@@ -54,6 +54,13 @@ class NetworkTransport(Transport, Protocol):
     def close(self) -> None: ...
 
 
+class OnItsWay:
+    """Bytes that a network moves; `wait` is as Completion's."""
+
+    def __init__(self, wait: Callable[[], int]) -> None:
+        self.wait = wait
+
+
 class SharedMemoryTransport:
     """Processes of one host: a peer's region is the same memory, mapped here too, and a transfer is a copy."""
 

@@ -26,7 +26,7 @@ from dualpath.engine.rdma.memory import Memory
 from dualpath.engine.rdma.nic import Nic
 from dualpath.engine.rdma.queue_pair import QueuePair, Work
 from dualpath.engine.rdma.settings import End, RdmaError, RdmaSettings
-from dualpath.engine.transport import Completion
+from dualpath.engine.transport import Completion, OnItsWay
 
 _LISTEN_S = 0.001  # between two looks for notices
 _NOTICE_BITS = 32
@@ -132,7 +132,7 @@ class VerbsTransport:
                 mirror.empty(pieces)
             return int(pieces[:, 2].sum())
 
-        return _OnItsWay(wait)
+        return OnItsWay(wait)
 
     def write(self, remote: str, local: str, pieces: Pieces, lane: Lane = "kv") -> Completion:
         if remote in self._tensors:
@@ -148,7 +148,7 @@ class VerbsTransport:
             self._nic.wait(posted)
             return int(pieces[:, 2].sum())
 
-        return _OnItsWay(wait)
+        return OnItsWay(wait)
 
     def _next_notice(self) -> int:
         with self._counting:
@@ -196,8 +196,3 @@ class VerbsTransport:
     def close(self) -> None:
         self._closing.set()
         self._nic.close()
-
-
-class _OnItsWay:
-    def __init__(self, wait: Callable[[], int]) -> None:
-        self.wait = wait
