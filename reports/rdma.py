@@ -17,6 +17,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import polars as pl
+from dualpath.isolation import FLOOD_BYTES, FLOOD_DEPTH, PROBE_BYTES
 from dualpath.report import style
 from dualpath.report.figure import Figure, finish
 from dualpath.report.sections import Section, Tile
@@ -51,7 +52,7 @@ IDS = {("write", "data"): "write", ("write", "answers"): "ack", ("read", "data")
 
 
 def words(probe: str, beside: str) -> str:
-    return f"4 KiB {probe}s, flood beside their {beside}"
+    return f"{PROBE_BYTES >> 10} KiB {probe}s, flood beside their {beside}"
 
 
 def main(rows_dir: Path | None = None, out_dir: Path | None = None) -> list[Check]:
@@ -273,10 +274,11 @@ def sections(probes: pl.DataFrame, shares: pl.DataFrame, cost: pl.DataFrame, che
         Section(
             "isolation",
             "Isolation",
-            "One probe of 4 KiB at a time stands for a collective; a flood keeps four writes of 64 KiB under way, from "
-            "a process of its own. A queue pair's mark holds for what its own end sends: the data of writes, but for "
-            "reads the other end's, and for writes the other end answers. So both ends must be marked alike: where "
-            "only the near end is, answers and read data stand in line with the KV. Last, both lanes flood the link.",
+            f"One probe of {PROBE_BYTES >> 10} KiB at a time stands for a collective; a flood keeps {FLOOD_DEPTH} "
+            f"writes of {FLOOD_BYTES >> 10} KiB under way, from a process of its own. A queue pair's mark holds for "
+            "what its own end sends: the data of writes, but for reads the other end's, and for writes the other end "
+            "answers. So both ends must be marked alike: where only the near end is, answers and read data stand in "
+            "line with the KV. Last, both lanes flood the link.",
             (probes_figure(probes), models_figure(probes)) if len(probes) else (),
             (isolation_table(probes), shares_table(shares)),
         ),
