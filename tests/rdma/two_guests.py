@@ -4,9 +4,9 @@ two_hosts`, the other `dualpath worker`.
     python tests/rdma/two_guests.py    a part of what `make test-rdma` does
     python tests/rdma/two_guests.py --near "PROGRAM" --far "PROGRAM" --shape-mbit 100     other programs, a shaped link
 
-Near is 10.77.0.1, far 10.77.0.2; both may write /mnt, which is build/rdma/two/job here. Ends when near's program has
-ended. Exit status: that program's; 77 where something is missing to try (which, is said); 78 where a guest did not
-come up.
+Near is 10.77.0.1, far 10.77.0.2, whose clock is 1,000 s ahead; both may write /mnt, which is build/rdma/two/job here.
+Ends when near's program has ended. Exit status: that program's; 77 where something is missing to try (which, is said);
+78 where a guest did not come up.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from machine import MODULES, NETWORK_MODULES, SKIPPED, Guest, Machines, Missing,
 
 NEAR_TESTS = "-m pytest -m two_hosts -rs -p no:cacheprovider --basetemp=/run/tmp/pytest tests/rdma/test_two_hosts.py"
 FAR_WORKER = f"{Path(sys.executable).with_name('dualpath')} worker 10.77.0.1:7000 --wait 240 --logs /mnt/worker"
+# Guests that boot at the same time have almost the same clock, which would hide a wrong correction of it.
+FAR_CLOCK = "unshare --time --fork --monotonic 1000"
 LIMIT_S = 600
 NOT_UP = 78
 # Large enough for RDMA packets of 4096 bytes. What is not RDMA of a known class (ARP, TCP) has a class of its own.
@@ -45,10 +47,10 @@ tc filter add dev eth0 parent 1: protocol ip u32 match ip dsfield 0x20 0xfc flow
 def guest(name: str, number: int, program: str, wire: Path, shape_mbit: int | None) -> Guest:
     kbit = (shape_mbit or 0) * 1000
     shaping = SHAPING.format(kbit=kbit, most=kbit * 98 // 100, least=kbit // 100) if kbit else ""
-    is_server = "on" if name == "far" else "off"
+    is_server, clock = ("on", f"{FAR_CLOCK} ") if name == "far" else ("off", "")
     return Guest(
         name,
-        f"{sys.executable} {program}",
+        f"{clock}{sys.executable} {program}",
         LINK.format(address=f"10.77.0.{number}", shaping=shaping),
         (
             "-netdev",
