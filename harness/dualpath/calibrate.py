@@ -171,7 +171,7 @@ def _sharing(found: Calibration, cluster: Cluster, scratch: Path, batches: list[
     else:
         with _rig(cluster, "oracle", scratch) as rig:
             dilation = shared_dilation(rig, batches, longest // 2)
-        cores = min(float(num_cores), cluster.num_engines / dilation)
+        cores = min(float(num_cores), max(1.0, cluster.num_engines / dilation))  # one engine alone has a core
         how = f"measured: {cluster.num_engines} engines at once take {dilation:.2f} times as long on {num_cores} cores"
     found.keep("cores", cores, how)
     found.note(f"cores: {cores:.2f}; {how}")

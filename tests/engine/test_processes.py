@@ -126,13 +126,11 @@ def test_who_does_not_know_the_token_is_not_heard(processes: EngineProcesses, to
     context = zmq.Context[zmq.Socket[bytes]]()
     strangers = []
     for name in (b"stranger", b"engine-0", b"host-0"):
-        if token is None:
-            socket = context.socket(zmq.DEALER)
+        socket = context.socket(zmq.DEALER) if token is None else join(context, processes.address, token, name)
+        events = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_DISCONNECTED)
+        if token is None:  # only now: who speaks in the clear is turned away once, the others again and again
             socket.identity = name
             socket.connect(processes.address)
-        else:
-            socket = join(context, processes.address, token, name)
-        events = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_DISCONNECTED)
         socket.send(b"\x80\x04not msgpack")
         socket.send(msgspec.msgpack.encode(BlocksRead(0, 99, 0)))
         strangers.append((socket, events))
