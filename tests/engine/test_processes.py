@@ -63,6 +63,7 @@ def null_setup(cluster: Cluster) -> EngineSetup:
         network=None,
         pacer_fd=-1,
         buffer_fds=[],
+        weights=None,
         counts_port=False,
         cluster=msgspec.msgpack.encode(cluster),
     )

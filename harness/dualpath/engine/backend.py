@@ -106,6 +106,7 @@ class EngineBackend:
             network=network,
             pacer_fd=-1,
             buffer_fds=[],
+            weights=None,
             counts_port=False,
             cluster=msgspec.msgpack.encode(cluster),
         )

@@ -25,6 +25,7 @@ from dualpath.engine.block_copy import Done
 from dualpath.engine.data_path import DataPath, Move
 from dualpath.engine.exact import TileRows, choose_exact, layer_tile
 from dualpath.engine.geometry import BlockGeometry, Pieces, buffer_slots, staging_slots
+from dualpath.engine.graphed_decode import GraphedDecode
 from dualpath.engine.messages import BlockRef, BufferReleased, CheckedBlock, StartDecode, TurnDone
 from dualpath.engine.model import Model
 from dualpath.engine.pages import zeros
@@ -87,9 +88,12 @@ class DecodeEngine:
         self.checked: list[CheckedBlock] = []
 
         blocks = cluster.memory.decode_hbm_bytes // cluster.block_bytes
-        self._hbm = zeros(  # [layers, blocks, block tokens, E]
-            (cluster.model.layers, blocks, cluster.block_tokens, cluster.model.kv_elements), model.dtype, model.device
+        self._hbm = zeros(  # [layers, blocks + 1, block tokens, E]; the last block is nobody's (graphed_decode.py)
+            (cluster.model.layers, blocks + 1, cluster.block_tokens, cluster.model.kv_elements),
+            model.dtype,
+            model.device,
         )
+        self._graphed = GraphedDecode(model, self._hbm) if model.device != "cpu" and not deterministic else None
         self._hbm_name = f"hbm/{engine}"
         transport.register(self._hbm_name, self._hbm.view(torch.uint8).view(-1))
         self._layer_block_bytes = cluster.block_tokens * self._geometry.entry_bytes
@@ -197,15 +201,16 @@ class DecodeEngine:
 
     def _step(self, batch: list[_Sequence]) -> None:
         """Feed one forced token of every sequence; take note of the model's choice for the next."""
-        token_ids = torch.tensor([sequence.forced[len(sequence.chosen) - 1] for sequence in batch])
+        token_ids = [sequence.forced[len(sequence.chosen) - 1] for sequence in batch]
         if self._deterministic:
-            choices = torch.cat(
-                [self._forward_exact(sequence, token_ids[i : i + 1]) for i, sequence in enumerate(batch)]
-            )
+            choices = [self._forward_exact(*each) for each in zip(batch, token_ids, strict=True)]
+        elif self._graphed is not None:
+            positions = [sequence.kv_tokens for sequence in batch]
+            choices = self._graphed.step(token_ids, positions, [sequence.work.hbm_blocks for sequence in batch])
         else:
-            choices = self._forward(batch, token_ids.to(self._model.device))
+            choices = self._forward(batch, torch.tensor(token_ids))
         now_ns = time.monotonic_ns() - self._path.zero_ns
-        for sequence, choice in zip(batch, choices.tolist(), strict=True):
+        for sequence, choice in zip(batch, choices, strict=True):
             sequence.chosen.append(choice)
             sequence.kv_tokens += 1
             sequence.end_ns = now_ns
@@ -216,7 +221,8 @@ class DecodeEngine:
             if not sequence.tokens_to_feed:
                 self._release(sequence)
 
-    def _forward(self, batch: list[_Sequence], token_ids: Tensor) -> Tensor:
+    def _forward(self, batch: list[_Sequence], token_ids: Tensor) -> list[int]:
+        """The plain way; on a GPU: graphed_decode.py."""
         model = self._model
         hidden = model.embed(token_ids)
         rotation = model.rotation(torch.tensor([sequence.kv_tokens for sequence in batch], device=hidden.device))
@@ -228,7 +234,8 @@ class DecodeEngine:
             ]
             hidden = hidden + torch.cat(mixed)
             hidden = hidden + model.feed_forward(layer, hidden)
-        return model.next_tokens(hidden)
+        chosen: list[int] = model.next_tokens(hidden).tolist()
+        return chosen
 
     def _write(self, sequence: _Sequence, layer: int, entry: Tensor) -> Tensor:
         """Put a new token's entry [E] into its page; returns the whole context, pages in a row. [kv_tokens + 1, E]"""
@@ -243,13 +250,13 @@ class DecodeEngine:
             return memory[pages[0] : pages[last] + 1].flatten(0, 1)
         return memory[torch.tensor(pages[: last + 1], device=memory.device)].flatten(0, 1)
 
-    def _forward_exact(self, sequence: _Sequence, token_id: Tensor) -> Tensor:
+    def _forward_exact(self, sequence: _Sequence, token_id: int) -> int:
         model, tile = self._model, self._cluster.block_tokens
         rows = TileRows(sequence.kv_tokens, 1, tile)
-        x = rows.spread(model.embed(token_id.to(model.device)))
+        x = rows.spread(model.embed(torch.tensor([token_id], device=model.device)))
         for layer in range(model.shape.layers):
             x = layer_tile(model, layer, x, rows, lambda at, entries: self._write_padded(sequence, at, entries[0]))
-        return choose_exact(model, rows.take(x)[0], sequence.kv_tokens, tile)
+        return int(choose_exact(model, rows.take(x)[0], sequence.kv_tokens, tile))
 
     # --- writers: full blocks -> storage ---------------------------------------------------------------------------
 

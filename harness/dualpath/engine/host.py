@@ -15,9 +15,11 @@ import msgspec
 
 from dualpath.core.cluster import Cluster
 from dualpath.engine.data_path import link_rates
+from dualpath.engine.devices import shown, visible_device
 from dualpath.engine.geometry import buffer_bytes
-from dualpath.engine.messages import EngineSetup
+from dualpath.engine.messages import EngineSetup, WeightsShare
 from dualpath.engine.pacer import Pacer
+from dualpath.engine.shared_weights import new_board
 from dualpath.engine.wire import TOKEN_VARIABLE
 
 # glibc: keep what is freed. Else, in some processes and not in others, as their heaps happen to lie, every freed tensor
@@ -40,6 +42,8 @@ class Host:
         cluster = msgspec.msgpack.decode(setup.cluster, type=Cluster)
         pacer = Pacer.create(link_rates(cluster))
         fds = {engine: _anonymous_memory(buffer_bytes(cluster, engine)) for engine in engines}
+        devices = {engine: visible_device(number) for number, engine in enumerate(engines)}
+        shares = {} if setup.null else _weights_shares(devices)
         for engine in engines:
             # a PE reads and writes every DE's buffer, over a network or in memory they share; a DE touches its own only
             is_shared = setup.network is None and engine < cluster.num_prefill
@@ -53,18 +57,20 @@ class Host:
                 "parent_pid": os.getpid(),
                 "pacer_fd": pacer.fileno(),
                 "buffer_fds": wanted,
+                "weights": shares.get(engine),
             }
-            self._start(msgspec.structs.replace(setup, **own))
-        for fd in fds.values():
+            self._start(msgspec.structs.replace(setup, **own), devices[engine])
+        for fd in {*fds.values(), *(fd for share in shares.values() for fd in (share.board_fd, share.ready_fd))}:
             os.close(fd)
         pacer.close()
 
-    def _start(self, setup: EngineSetup) -> None:
-        environment = dict(os.environ)
+    def _start(self, setup: EngineSetup, device: str | None) -> None:
+        environment = dict(os.environ) | (shown(device) if device is not None else {})
         environment[TOKEN_VARIABLE] = self._token
         environment.setdefault("OMP_NUM_THREADS", "1")
         for name, value in _ALLOCATOR.items():
             environment.setdefault(name, value)
+        weights_fds = [setup.weights.board_fd, setup.weights.ready_fd] if setup.weights else []
         with self._log(setup.engine).open("wb") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "dualpath.engine." + ("null_engine" if setup.null else "worker")],
@@ -72,7 +78,7 @@ class Host:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                pass_fds=[setup.pacer_fd, *(fd for fd in setup.buffer_fds if fd >= 0)],
+                pass_fds=[setup.pacer_fd, *(fd for fd in setup.buffer_fds if fd >= 0), *weights_fds],
             )
         self._children[setup.engine] = child
         self.pidfds[os.pidfd_open(child.pid)] = setup.engine
@@ -119,6 +125,18 @@ class Host:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+
+
+def _weights_shares(devices: dict[int, str | None]) -> dict[int, WeightsShare]:
+    """By engine, for those that share a GPU: the first has the weights. devices: by engine."""
+    shares: dict[int, WeightsShare] = {}
+    for device in set(devices.values()) - {None}:
+        first, *others = [engine for engine, its in devices.items() if its == device]
+        if others:
+            shares[first] = new_board(len(others))
+            for engine in others:
+                shares[engine] = msgspec.structs.replace(shares[first], others=0)
+    return shares
 
 
 def _anonymous_memory(num_bytes: int) -> int:

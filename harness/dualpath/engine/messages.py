@@ -181,6 +181,14 @@ class Summary(Message, frozen=True):
     collectives: list[Collective] = []
 
 
+class WeightsShare(msgspec.Struct, frozen=True):
+    """How engines of one GPU come to one copy of the weights (shared_weights.py)."""
+
+    board_fd: int
+    ready_fd: int
+    others: int  # that wait for this engine; 0: it waits itself
+
+
 class EngineSetup(msgspec.Struct, frozen=True):
     """What an engine process is started with."""
 
@@ -200,6 +208,7 @@ class EngineSetup(msgspec.Struct, frozen=True):
     network: NetworkSettings | None  # None: shared memory
     pacer_fd: int
     buffer_fds: list[int]  # by engine; -1 where this engine needs none
+    weights: WeightsShare | None  # None: it has them for itself
     counts_port: bool  # one engine of each host reads the counters of the NIC's port
     cluster: bytes  # msgpack of core.cluster.Cluster
 

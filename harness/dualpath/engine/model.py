@@ -9,12 +9,14 @@ Shapes: n new tokens, c tokens of context, H heads, G KV heads, E elements of an
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right
 
 from dualpath.core.model_shape import ModelShape
 
@@ -30,11 +32,6 @@ class LayerWeights:
     mlp_norm: Tensor  # [hidden]
     gate_up: Tensor  # [hidden, 2 * mlp]
     down: Tensor  # [mlp, hidden]
-
-
-def best_device() -> str:
-    """What engines compute on, on this machine."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +108,15 @@ class Model:
         self._inverse_frequency = (shape.rope_base**-exponents).to(device)
         self.scale = 1 / math.sqrt(shape.query_dim)
 
-    def finish(self) -> None:
-        """Until the device has done what it was asked: who reads its memory past torch, as a NIC does, must wait."""
-        if self.device != "cpu":
-            torch.cuda.current_stream().synchronize()
+    def recorded(self) -> Callable[[], None]:
+        """Remember what the device was asked so far; calling what is returned waits until it has done that. Who reads
+        its memory past this thread's stream, as another stream or a NIC does, must wait."""
+        if self.device == "cpu":
+            return lambda: None
+        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        wait: Callable[[], None] = event.synchronize
+        return wait
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """[n] -> [n, hidden]"""
@@ -165,6 +167,9 @@ class Model:
         queries: [n, H, D]; context: cache entries [first_position + n, E]; returns [n, hidden].
         """
         keys, values = self.keys_values(context)
+        if queries.is_cuda and self.shape.attention == "gqa":
+            mixed = _attend_fused(queries, keys, values, self.scale)
+            return self.output(layer, mixed)
         grouped = self._grouped(queries, len(keys))  # [G, H/G * n, D]
         mask = None
         if len(queries) > 1:
@@ -209,3 +214,13 @@ class Model:
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(x, (x.shape[-1],), weight, eps=self.shape.norm_eps)
+
+
+def _attend_fused(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """One kernel, no mask in memory, KV heads not repeated. queries: [n, H, D]; keys, values: [G, c, D]."""
+    num, num_context = len(queries), keys.shape[1]
+    bias = causal_lower_right(num, num_context) if num > 1 else None
+    mixed = functional.scaled_dot_product_attention(
+        queries.transpose(0, 1)[None], keys[None], values[None], attn_mask=bias, scale=scale, enable_gqa=True
+    )
+    return mixed[0].transpose(0, 1)

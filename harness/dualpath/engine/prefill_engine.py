@@ -58,7 +58,8 @@ class _Batch:
         self.parts = parts
         self.rotation: Rotation | None = None  # of all new tokens; set when computing begins
         self.loaded = [threading.Event() for _ in range(layers)]
-        self.computed = [threading.Event() for _ in range(layers)]
+        self.computed = [threading.Event() for _ in range(layers)]  # or about to be:
+        self.recorded: list[Callable[[], None]] = [lambda: None] * layers  # who reads the layer's KV calls this first
         self.sent = [threading.Event() for _ in range(layers)]
         self.finished = threading.Event()  # first tokens have been told
 
@@ -216,7 +217,7 @@ class PrefillEngine:
         for layer in range(self._layers):
             batch.loaded[layer].wait()
             x = self._layer(batch, layer, x)
-            self._model.finish()
+            batch.recorded[layer] = self._model.recorded()  # not waited for: the next layer is launched behind it
             batch.computed[layer].set()
         self._finish(batch, x, start_ns)
 
@@ -226,7 +227,7 @@ class PrefillEngine:
         x = self._embed(batch)
         for layer in range(self._layers):
             x = self._layer(batch, layer, x)
-        self._model.finish()
+        self._model.recorded()()
         for layer in range(self._layers):
             batch.computed[layer].set()
         self._finish(batch, x, start_ns)
@@ -246,7 +247,7 @@ class PrefillEngine:
     def _layer(self, batch: _Batch, layer: int, x: list[Tensor]) -> list[Tensor]:
         computed = self._layer_exact(batch, layer, x) if self._deterministic else self._layer_fast(batch, layer, x)
         if self._model_traffic is not None:
-            self._model.finish()  # a collective begins when its layer has been computed
+            self._model.recorded()()  # a collective begins when its layer has been computed
             self._model_traffic.exchange(sum(part.new for part in batch.parts))
         return computed
 
@@ -321,6 +322,7 @@ class PrefillEngine:
     def _send(self, batch: _Batch) -> None:
         for layer in range(self._layers):
             batch.computed[layer].wait()
+            batch.recorded[layer]()
             if self._moves_kv:
                 for move in [move for part in batch.parts for move in self._send_part(part, layer)]:
                     move.wait()

@@ -19,6 +19,7 @@ from dualpath.engine.block_reader import QueuedReader
 from dualpath.engine.checkpoint import load_model
 from dualpath.engine.data_path import DataPath
 from dualpath.engine.decode_engine import DecodeEngine
+from dualpath.engine.devices import best_device
 from dualpath.engine.geometry import buffer_bytes, store_layout
 from dualpath.engine.messages import (
     CheckedBlock,
@@ -33,7 +34,7 @@ from dualpath.engine.messages import (
     Summary,
 )
 from dualpath.engine.meter import Meter
-from dualpath.engine.model import best_device
+from dualpath.engine.model import Model
 from dualpath.engine.network import NetworkSettings, NixlSettings
 from dualpath.engine.nixl_transport import NixlTransport
 from dualpath.engine.pacer import Lane, Pacer
@@ -41,6 +42,7 @@ from dualpath.engine.port_meter import PortMeter
 from dualpath.engine.prefill_engine import PrefillEngine
 from dualpath.engine.serve import Outbox, failed, run_process
 from dualpath.engine.shared_buffer import SharedBuffer
+from dualpath.engine.shared_weights import shared_weights
 from dualpath.engine.store import BlockReader, SegmentWriter
 from dualpath.engine.transport import NetworkTransport, SharedMemoryTransport, Transport
 from dualpath.engine.verbs_transport import VerbsTransport
@@ -70,7 +72,12 @@ class Engine:
                 buffer.pin()
             warm_up()
         self._port = _port_meter(cluster.node_of(engine), self._network) if setup.counts_port else None
-        model = load_model(cluster.model, setup.seed, setup.checkpoint, device)
+        weights = shared_weights(
+            setup.weights,
+            setup.parent_pid,
+            lambda: load_model(cluster.model, setup.seed, setup.checkpoint, device).weights,
+        )
+        model = Model(cluster.model, device=device, dtype=weights.embedding.dtype, weights=weights)
         layout = store_layout(cluster)
         self._reader = BlockReader(setup.store_directory, layout)
         self._writer: SegmentWriter | None = None
