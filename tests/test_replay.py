@@ -23,10 +23,11 @@ from dualpath.core import events as core_events
 from dualpath.core.arms import ARMS
 from dualpath.core.errors import RunError, StoreError
 from dualpath.core.scheduler import Scheduler
+from dualpath.engine.device import best_device
 from dualpath.engine.direct_io import aligned_buffer
 from dualpath.engine.exact import recompute
 from dualpath.engine.geometry import BlockGeometry, store_layout
-from dualpath.engine.model import Model, best_device
+from dualpath.engine.models.model import Model
 from dualpath.engine.store import BlockReader, scan
 from dualpath.replay import Outcome, Plan, replay
 from dualpath.results.run import Run

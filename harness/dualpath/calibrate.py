@@ -22,7 +22,7 @@ from dualpath.core.arms import ARMS
 from dualpath.core.cluster import Cluster, Memory, Nodes
 from dualpath.core.errors import PlanError, RunError
 from dualpath.doctor import memory_bytes
-from dualpath.engine.model import best_device
+from dualpath.engine.device import best_device
 from dualpath.fits import Fit
 from dualpath.measure import (
     CLIENT_BLOCKS,

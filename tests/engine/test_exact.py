@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
-from dualpath.core.model_shape import MODELS
+from dualpath.core.known_models import MODELS
 from dualpath.engine.exact import forward_tile, recompute
-from dualpath.engine.model import Model
+from dualpath.engine.models.model import Model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 _TILE, _TOKENS, _PROMPT = 16, 70, 50
 
 
+# As the paper's DS 27B: an indexer, queries without a rank.
+_NO_RANK = replace(MODELS["tiny-dsa"], name="tiny-dsa without query rank", query_rank=0)
+_SHAPES = {shape.name: shape for shape in (*MODELS.values(), _NO_RANK)}
+
+
 def _model_and_ids(name: str) -> tuple[Model, torch.Tensor]:
-    shape = MODELS[name]
+    shape = _SHAPES[name]
     return Model(shape, seed=3), torch.randint(0, shape.vocab, (_TOKENS,), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("name", ["tiny-gqa", "tiny-mla"])
+@pytest.mark.parametrize("name", ["tiny-gqa", "tiny-mla", "tiny-dsa", _NO_RANK.name])
 @settings(max_examples=15, deadline=None)
 @given(cuts=st.sets(st.integers(1, _TOKENS - 1)))
 def test_any_division_into_chunks_gives_the_bits_of_one_cold_prefill(name: str, cuts: set[int]) -> None:
@@ -38,7 +44,7 @@ def test_any_division_into_chunks_gives_the_bits_of_one_cold_prefill(name: str, 
     assert torch.equal(cache[:, :_TOKENS], whole)
 
 
-@pytest.mark.parametrize("name", ["tiny-gqa", "tiny-mla", "cpu-gqa", "cpu-mla"])
+@pytest.mark.parametrize("name", ["tiny-gqa", "tiny-mla", "tiny-dsa", _NO_RANK.name, "cpu-gqa", "cpu-mla"])
 def test_fast_arithmetic_agrees_with_exact(name: str) -> None:
     model, ids = _model_and_ids(name)
     exact, choices = recompute(model, ids, _PROMPT, _TILE)

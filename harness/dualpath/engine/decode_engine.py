@@ -26,7 +26,7 @@ from dualpath.engine.data_path import DataPath, Move
 from dualpath.engine.exact import TileRows, choose_exact, layer_tile
 from dualpath.engine.geometry import BlockGeometry, Pieces, buffer_slots, staging_slots
 from dualpath.engine.messages import BlockRef, BufferReleased, CheckedBlock, StartDecode, TurnDone
-from dualpath.engine.model import Model
+from dualpath.engine.models.model import Model
 from dualpath.engine.pages import zeros
 from dualpath.engine.shared_buffer import SharedBuffer
 from dualpath.engine.store import SegmentWriter
@@ -223,7 +223,9 @@ class DecodeEngine:
         for layer in range(model.shape.layers):
             queries, entries = model.project(layer, hidden, rotation)
             mixed = [
-                model.attend(layer, queries[i : i + 1], self._write(sequence, layer, entries[i]), sequence.kv_tokens)
+                model.attend(
+                    layer, queries.rows(i, i + 1), self._write(sequence, layer, entries[i]), sequence.kv_tokens
+                )
                 for i, sequence in enumerate(batch)
             ]
             hidden = hidden + torch.cat(mixed)

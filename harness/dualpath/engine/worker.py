@@ -16,9 +16,9 @@ import torch
 from dualpath.core.cluster import Cluster
 from dualpath.engine.block_copy import warm_up
 from dualpath.engine.block_reader import QueuedReader
-from dualpath.engine.checkpoint import load_model
 from dualpath.engine.data_path import DataPath
 from dualpath.engine.decode_engine import DecodeEngine
+from dualpath.engine.device import best_device
 from dualpath.engine.geometry import buffer_bytes, store_layout
 from dualpath.engine.messages import (
     CheckedBlock,
@@ -33,7 +33,7 @@ from dualpath.engine.messages import (
     Summary,
 )
 from dualpath.engine.meter import Meter
-from dualpath.engine.model import best_device
+from dualpath.engine.models.checkpoint import load_model
 from dualpath.engine.network import NetworkSettings, NixlSettings
 from dualpath.engine.nixl_transport import NixlTransport
 from dualpath.engine.pacer import Lane, Pacer
