@@ -54,7 +54,7 @@ def _counted_and_predicted(directory: Path) -> tuple[dict[Any, int], dict[Any, i
     )  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("model_name", ["tiny-gqa", "tiny-mla"])
+@pytest.mark.parametrize("model_name", ["tiny-gqa", "tiny-mla", "tiny-dsa"])
 def test_every_arm_computes_what_a_machine_without_cache_computes(
     model_name: str, trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_files import change_config, change_tensors
 from cut_cache import continued, logits, random_cuts
 from dualpath.core.errors import ModelError
 from dualpath.engine.models.checkpoint import check_weights, load_model, load_weights
 from dualpath.engine.models.checkpoint_config import read_config
 from dualpath.engine.models.model import Model
-from torch import Tensor
-
-pytest.importorskip("transformers", reason="transformers writes the checkpoints: pip install transformers")
-from checkpoint_files import change_config, change_tensors
 from tiny_deepseek import CONFIGS, VOCAB, write
+from torch import Tensor
 
 TOKENS, PROMPT = 70, 40
 
