@@ -10,7 +10,7 @@ import torch
 from checkpoint_files import change_config, change_tensors
 from cut_cache import continued, logits, random_cuts
 from dualpath.core.errors import ModelError
-from dualpath.engine.models.checkpoint import check_weights, load_model, load_weights
+from dualpath.engine.models.checkpoint import check_weights, load_model
 from dualpath.engine.models.checkpoint_config import read_config
 from dualpath.engine.models.model import Model
 from tiny_deepseek import CONFIGS, VOCAB, write
@@ -112,11 +112,21 @@ def test_shards_are_one_checkpoint(tmp_path: Path) -> None:
     write(tmp_path / "whole", "v3.2")
     write(tmp_path / "shards", "v3.2", shard="40KB")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
-    whole, shards = (load_weights(tmp_path / name, "cpu") for name in ("whole", "shards"))
-    assert torch.equal(whole.head, shards.head)
-    for one, other in zip(whole.layers, shards.layers, strict=True):
-        assert torch.equal(one.project, other.project)
-        assert one.experts is None or (other.experts is not None and torch.equal(one.experts.down, other.experts.down))
+    assert_same_logits(tmp_path / "whole", tmp_path / "shards")
+
+
+def test_experts_may_be_one_tensor(tmp_path: Path) -> None:
+    theirs = write(tmp_path / "apart", "v3.2")
+    theirs.save_pretrained(tmp_path / "fused", save_original_format=False)
+    assert_same_logits(tmp_path / "apart", tmp_path / "fused")
+    change_config(moe_intermediate_size=20, n_shared_experts=1)(tmp_path / "fused")
+    with pytest.raises(ModelError, match=r"experts\.down_proj is F32 \[12, 48, 16\]; .* F32 \[12, 48, 20\]"):
+        check_weights(tmp_path / "fused")
+
+
+def assert_same_logits(one: Path, other: Path) -> None:
+    with torch.inference_mode():
+        assert torch.equal(*(logits(loaded(folder), tokens(), [TOKENS]) for folder in (one, other)))
 
 
 def test_the_cache_entry_has_the_indexers_key(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from dualpath.core.errors import ModelError
 from dualpath.core.model_shape import ModelShape
 from dualpath.engine.models.checkpoint_config import CheckpointConfig, read_config
 from dualpath.engine.models.checkpoint_layout import arranged
-from dualpath.engine.models.checkpoint_names import is_ignored, may_be_float32, tensors
+from dualpath.engine.models.checkpoint_names import has_fused_experts, is_ignored, may_be_float32, tensors
 from dualpath.engine.models.model import Model
 from dualpath.engine.models.weights import Weights
 
@@ -32,7 +32,7 @@ def check_weights(folder: Path) -> None:
     has another shape or data type than it must."""
     config = read_config(folder)
     files = _files(folder, config)
-    expected = dict(tensors(config.shape, config.is_tied))
+    expected = dict(tensors(config.shape, config.is_tied, has_fused_experts(files)))
     _check_names(folder, set(files), set(expected))
     for path, opened in _opened(files):
         for name in (name for name, file in files.items() if file == path):

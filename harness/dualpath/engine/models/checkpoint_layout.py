@@ -29,6 +29,9 @@ class _Part:
     def under(self, prefix: str) -> _Part:
         return _Part(self._found, self._prefix + prefix)
 
+    def has(self, name: str) -> bool:
+        return self._prefix + name in self._found
+
     def take(self, name: str) -> Tensor:
         return self._found.pop(self._prefix + name)
 
@@ -106,10 +109,12 @@ def _indexer(part: _Part) -> IndexerWeights:
 
 
 def _experts(part: _Part, shape: ModelShape) -> ExpertWeights:
-    experts = [part.under(f"experts.{expert}.") for expert in range(shape.experts)]
-    return ExpertWeights(
-        router=part.side_by_side("gate").float(),
-        correction=part.take("gate.e_score_correction_bias").float(),
-        gate_up=torch.stack([expert.side_by_side("gate_proj", "up_proj") for expert in experts]),
-        down=torch.stack([expert.side_by_side("down_proj") for expert in experts]),
-    )
+    if part.has("experts.gate_up_proj"):
+        gate_up = part.take("experts.gate_up_proj").transpose(1, 2).contiguous()
+        down = part.take("experts.down_proj").transpose(1, 2).contiguous()
+    else:
+        experts = [part.under(f"experts.{expert}.") for expert in range(shape.experts)]
+        gate_up = torch.stack([expert.side_by_side("gate_proj", "up_proj") for expert in experts])
+        down = torch.stack([expert.side_by_side("down_proj") for expert in experts])
+    router, correction = part.side_by_side("gate").float(), part.take("gate.e_score_correction_bias").float()
+    return ExpertWeights(router, correction, gate_up, down)

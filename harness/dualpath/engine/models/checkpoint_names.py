@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from dualpath.core.model_shape import ModelShape
@@ -30,7 +30,12 @@ def is_ignored(name: str, config: CheckpointConfig) -> bool:
     return any(name.startswith(f"model.layers.{layer}.") for layer in range(first, first + config.ignored_layers))
 
 
-def tensors(shape: ModelShape, is_tied: bool) -> Named:
+def has_fused_experts(names: Iterable[str]) -> bool:
+    """Whether the experts of a layer are one tensor, as `transformers` has them in memory and writes them if asked."""
+    return any(name.endswith(".mlp.experts.gate_up_proj") for name in names)
+
+
+def tensors(shape: ModelShape, is_tied: bool, fused_experts: bool = False) -> Named:
     yield "model.embed_tokens.weight", (shape.vocab, shape.hidden)
     attention = _grouped_query if shape.attention == "gqa" else _latent
     for layer in range(shape.layers):
@@ -41,7 +46,10 @@ def tensors(shape: ModelShape, is_tied: bool) -> Named:
         if shape.is_dense(layer):
             yield from _mlp(f"{prefix}.mlp", shape.hidden, shape.mlp)
         else:
-            yield from _experts(shape, f"{prefix}.mlp")
+            yield from _router(shape, f"{prefix}.mlp.gate")
+            yield from _mlp(f"{prefix}.mlp.shared_experts", shape.hidden, shape.shared_experts * shape.expert_mlp)
+            experts = _fused_experts if fused_experts else _experts
+            yield from experts(shape, f"{prefix}.mlp.experts")
     yield "model.norm.weight", (shape.hidden,)
     if not is_tied:
         yield "lm_head.weight", (shape.vocab, shape.hidden)
@@ -75,12 +83,19 @@ def _latent(shape: ModelShape, prefix: str) -> Named:
         yield f"{prefix}.indexer.weights_proj.weight", (shape.index_heads, shape.hidden)
 
 
+def _router(shape: ModelShape, prefix: str) -> Named:
+    yield f"{prefix}.weight", (shape.experts, shape.hidden)
+    yield f"{prefix}.e_score_correction_bias", (shape.experts,)
+
+
 def _experts(shape: ModelShape, prefix: str) -> Named:
-    yield f"{prefix}.gate.weight", (shape.experts, shape.hidden)
-    yield f"{prefix}.gate.e_score_correction_bias", (shape.experts,)
-    yield from _mlp(f"{prefix}.shared_experts", shape.hidden, shape.shared_experts * shape.expert_mlp)
     for expert in range(shape.experts):
-        yield from _mlp(f"{prefix}.experts.{expert}", shape.hidden, shape.expert_mlp)
+        yield from _mlp(f"{prefix}.{expert}", shape.hidden, shape.expert_mlp)
+
+
+def _fused_experts(shape: ModelShape, prefix: str) -> Named:
+    yield f"{prefix}.gate_up_proj", (shape.experts, 2 * shape.expert_mlp, shape.hidden)
+    yield f"{prefix}.down_proj", (shape.experts, shape.hidden, shape.expert_mlp)
 
 
 def _mlp(prefix: str, hidden: int, width: int) -> Named:

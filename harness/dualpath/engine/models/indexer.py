@@ -64,7 +64,7 @@ def selected(scores: Tensor, visible: Tensor, top_k: int) -> Tensor:
     least = scores.topk(top_k, dim=1).values[:, -1:]
     above, equal = scores > least, scores == least
     room = top_k - above.sum(dim=1, keepdim=True)
-    return visible & (above | (equal & (equal.cumsum(dim=1) <= room)))
+    return visible & (above | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= room)))
 
 
 def positions(selected: Tensor, top_k: int) -> Tensor:

@@ -59,7 +59,7 @@ def _stretched(frequencies: Tensor, dim: int, base: float, yarn: Yarn) -> Tensor
 
     low = max(math.floor(turning(yarn.beta_fast)), 0)
     high = min(math.ceil(turning(yarn.beta_slow)), dim - 1)
-    ramp = (torch.arange(dim // 2, dtype=torch.float64) - low) / max(high - low, 0.001)
+    ramp = (torch.arange(dim // 2, dtype=torch.float64) - low) / ((high - low) or 0.001)
     slow = ramp.clamp(0, 1)
     return frequencies / yarn.factor * slow + frequencies * (1 - slow)
 
