@@ -170,7 +170,11 @@ Harm = Callable[[Path], None]
 @pytest.mark.parametrize(
     ("name", "harm", "message"),
     [
-        ("v3", change_config(quantization_config={"quant_method": "fp8"}), "quantization_config: weights in fp8"),
+        (
+            "v3",
+            change_config(quantization_config={"quant_method": "fp8"}),
+            "quantization_config 'fp8': weights",
+        ),
         ("v3", change_tensors(lambda found: found.update({SCALE: torch.ones(1)})), f"has {SCALE}: FP8"),
         ("v3", change_config(attention_bias=True), "attention_bias True; only False is known"),
         ("v3", change_config(scoring_func="softmax"), "scoring_func 'softmax'; only 'sigmoid' is known"),
