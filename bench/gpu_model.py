@@ -33,13 +33,13 @@ import torch
 from dualpath.cluster_file import load_cluster
 from dualpath.core.cluster import Cluster
 from dualpath.engine.block_copy import warm_up
-from dualpath.engine.checkpoint import load_model
 from dualpath.engine.data_path import DataPath, link_rates
 from dualpath.engine.geometry import buffer_bytes
 from dualpath.engine.graphed_decode import GraphedDecode
 from dualpath.engine.messages import BatchComputed, BatchSent, ChunkWork, PrefillBatch
 from dualpath.engine.meter import Meter
-from dualpath.engine.model import Model
+from dualpath.engine.models.checkpoint import load_model
+from dualpath.engine.models.model import Model
 from dualpath.engine.pacer import Pacer
 from dualpath.engine.prefill_engine import PrefillEngine
 from dualpath.engine.shared_buffer import SharedBuffer

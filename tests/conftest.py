@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from dualpath.trace.schema import TraceMeta
 from dualpath.trace.writer import TraceWriter
 from hypothesis import settings
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for what tests of several parts import
 settings.register_profile("no deadline", deadline=None)  # how long an example takes is no matter of right or wrong
 settings.load_profile("no deadline")
 

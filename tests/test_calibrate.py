@@ -104,7 +104,12 @@ def test_a_profile_can_be_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cluster", "longest", "error", "says"),
     [
-        ("paper-ds27b-1p1d", 768, ClusterError, "simulated only"),
+        (
+            "paper-ds27b-1p1d",
+            768,
+            ClusterError,
+            'simulated only (dualpath simulate); for the real engine set kv_dtype = "bf16"',
+        ),
         ("nowhere", 768, ClusterError, "no such cluster file"),
         ("cpu-1p1d", 200, PlanError, "--longest is 200; it must be at least four blocks of 64"),
         ("cpu-1p1d", 10**9, PlanError, "lower it"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_deepseek
 import torch
 import xxhash
 from dualpath.core.arms import ARMS
@@ -24,9 +25,8 @@ pytestmark = pytest.mark.engine
 VOCAB, AGENTS = 300, 4
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> tuple[Path, Any]:
-    """A tiny random Qwen2, its folder and itself."""
+def write_qwen2(folder: Path) -> Any:
+    """A tiny random Qwen2."""
     torch.manual_seed(0)
     config = transformers.Qwen2Config(
         vocab_size=VOCAB,
@@ -38,8 +38,12 @@ def checkpoint(tmp_path: Path) -> tuple[Path, Any]:
     )
     config.initializer_range = 0.3  # else all logits are near zero
     model = transformers.Qwen2ForCausalLM(config).eval()
-    model.save_pretrained(tmp_path / "tiny-qwen2")
-    return tmp_path / "tiny-qwen2", model
+    model.save_pretrained(folder)
+    return model
+
+
+def write(folder: Path, name: str) -> Any:
+    return write_qwen2(folder) if name == "qwen2" else tiny_deepseek.write(folder, name)
 
 
 def chosen_by(model: Any, trace: Path) -> dict[tuple[str, int], int]:
@@ -57,25 +61,42 @@ def chosen_by(model: Any, trace: Path) -> dict[tuple[str, int], int]:
 
 
 @pytest.mark.parametrize("arm", [arm.name for arm in ARMS.values() if arm.moves_kv])
+@pytest.mark.parametrize("name", ["qwen2", "v3 with yarn", "v3.2"])
 def test_every_token_is_the_one_that_transformers_chooses(
-    arm: str, checkpoint: tuple[Path, Any], trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
+    name: str, arm: str, trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder, model = checkpoint
-    cluster = cluster_file(model=str(folder), decode=2)
-    plan = Plan(trace=trace_file, cluster=cluster, arm=arm, output=tmp_path / "run", agents=AGENTS, verify=True)
+    model = write(tmp_path / "tiny", name)
+    plan = Plan(trace_file, cluster_file(model="tiny", decode=2), arm, tmp_path / "run", agents=AGENTS, verify=True)
+    assert found_by(plan) == chosen_by(model, trace_file)
+
+
+@pytest.mark.parametrize("name", ["v3", "v3.2 with yarn"])
+def test_every_token_is_the_one_that_transformers_chooses_in_deterministic_mode(
+    name: str, trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = write(tmp_path / "tiny", name)
+    cluster = cluster_file(model="tiny", decode=2)
+    plan = Plan(
+        trace_file, cluster, "dualpath", tmp_path / "run", agents=AGENTS, deterministic=True, store=tmp_path / "store"
+    )
+    assert found_by(plan) == chosen_by(model, trace_file)
+
+
+def found_by(plan: Plan) -> dict[tuple[str, int], int]:
+    """As `chosen_by`, by the engine, some of it from stored KV."""
     outcome = replay(plan, lambda ended, planned: None)
     assert outcome.status == "ok", outcome.reasons
-    turns = Run.load(tmp_path / "run").turns.select("trajectory", "turn", "output_hash", "hit_tokens").collect()
-    assert {(name, turn): value for name, turn, value, _ in turns.rows()} == chosen_by(model, trace_file)
+    turns = Run.load(plan.output).turns.select("trajectory", "turn", "output_hash", "hit_tokens").collect()
     assert turns["hit_tokens"].sum() > 0
+    return {(name, turn): value for name, turn, value, _ in turns.rows()}
 
 
 def test_a_checkpoint_that_is_incomplete_is_refused_before_the_run(
-    checkpoint: tuple[Path, Any], trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
+    trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder, _ = checkpoint
-    (folder / "model.safetensors").unlink()
-    plan = Plan(trace_file, cluster_file(model=str(folder)), "dualpath", tmp_path / "run", agents=1)
+    write(tmp_path / "tiny", "qwen2")
+    (tmp_path / "tiny" / "model.safetensors").unlink()
+    plan = Plan(trace_file, cluster_file(model="tiny"), "dualpath", tmp_path / "run", agents=1)
     with pytest.raises(ModelError, match=r"model\.safetensors: cannot be read"):
         replay(plan, lambda ended, planned: None)
     assert not (tmp_path / "run").exists()

@@ -66,6 +66,7 @@ BAD = [
     ("quota_ms = 1", "quota_ms = inf", r"\[scheduler\] quota_ms = inf must be above 0"),
     ("quota_ms = 1", "prefill_in_flight = 0", r"\[scheduler\] prefill_in_flight = 0 is outside 1\.\.64"),
     ("quota_ms = 1", "prefill_in_flight = 1000", r"\[scheduler\] prefill_in_flight = 1000 is outside 1\.\.64"),
+    ("block_tokens = 16", 'kv_dtype = "fp4"', r"Invalid enum value 'fp4' - at `\$.kv_dtype`"),
     ("block_tokens = 16", "block_tokens = 0", r"block_tokens = 0 is outside 1\.\.4096"),
     ("quota_ms = 1", "quota_ms = 1\n[storage]\nread_in_flight = 0", r"read_in_flight = 0 is outside 1\.\.64"),
     ("quota_ms = 1", 'quota_ms = 1\n[storage]\ndurable = "maybe"', r"Invalid enum value 'maybe' - at `\$.storage"),
@@ -82,6 +83,29 @@ def test_a_mistake_is_named(cluster_file: Callable[..., Path], old: str, new: st
     with pytest.raises(ClusterError, match=message) as error:
         load_cluster(path)
     assert str(error.value).startswith(f"{path}: ")
+
+
+def test_kv_dtype_replaces_a_known_models(cluster_file: Callable[..., Path]) -> None:
+    path = cluster_file(model="ds-27b")
+    assert load_cluster(path).cluster.model.kv_layer_bytes == 724
+    path.write_text('kv_dtype = "bf16"\n' + path.read_text())
+    model = load_cluster(path).cluster.model
+    assert (model.kv_dtype, model.kv_layer_bytes) == ("bf16", (512 + 64 + 64) * 2)
+
+
+def test_kv_dtype_of_a_checkpoint_is_its_own(cluster_file: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "config.json").write_text("{}")
+    path = cluster_file(model="some")
+    path.write_text('kv_dtype = "bf16"\n' + path.read_text())
+    with pytest.raises(ClusterError, match="kv_dtype = 'bf16': a checkpoint's KV has the data type of its weights"):
+        load_cluster(path)
+
+
+@pytest.mark.parametrize(("model", "layer_bytes"), [("ds27b", 724), ("ds660b", 788), ("qwen32b", 4096)])
+def test_the_papers_clusters_have_the_papers_kv(model: str, layer_bytes: int) -> None:
+    found = {load_cluster(path).cluster.model.kv_layer_bytes for path in CLUSTERS.glob(f"paper-{model}-*.toml")}
+    assert found == {layer_bytes}
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from dualpath.engine.devices import best_device
 from dualpath.engine.direct_io import aligned_buffer
 from dualpath.engine.exact import recompute
 from dualpath.engine.geometry import BlockGeometry, store_layout
-from dualpath.engine.model import Model
+from dualpath.engine.models.model import Model
 from dualpath.engine.store import BlockReader, scan
 from dualpath.replay import Outcome, Plan, replay
 from dualpath.results.run import Run
@@ -54,7 +55,7 @@ def _counted_and_predicted(directory: Path) -> tuple[dict[Any, int], dict[Any, i
     )  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("model_name", ["tiny-gqa", "tiny-mla"])
+@pytest.mark.parametrize("model_name", ["tiny-gqa", "tiny-mla", "tiny-dsa"])
 def test_every_arm_computes_what_a_machine_without_cache_computes(
     model_name: str, trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -94,6 +95,19 @@ def test_every_arm_computes_what_a_machine_without_cache_computes(
         assert counted == predicted
     assert all(found == hits[0] for found in hits)
     assert sum(hits[0]) > 0
+
+
+@pytest.mark.parametrize("kv_dtype", ["bf16", "fp16"])
+def test_the_engine_keeps_kv_in_the_data_type_that_the_cluster_file_gives(
+    kv_dtype: str, trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = cluster_file(model="tiny-dsa")
+    path.write_text(f'kv_dtype = "{kv_dtype}"\n' + path.read_text())
+    assert _run(trace_file, path, tmp_path / "run", "dualpath", verify=True).status == "ok"
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["cluster"]["kv_bytes_per_token"] == 3 * (24 + 8 + 16) * 2
+    counted, predicted = _counted_and_predicted(tmp_path / "run")
+    assert counted == predicted
 
 
 def _recomputed(trace_file: Path, cluster_path: Path) -> tuple[dict[tuple[str, int], int], dict[bytes, bytes]]:

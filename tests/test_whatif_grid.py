@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dualpath.core.model_shape import MODELS
+from dualpath.core.known_models import MODELS
 from dualpath.plan import Plan
 from dualpath.results.points import Point
 from dualpath.simulate import simulated_cluster

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +11,9 @@ import msgspec
 
 from dualpath.core.cluster import Cluster, Constants, Memory, Nodes
 from dualpath.core.errors import ClusterError
-from dualpath.core.model_shape import MODELS
-from dualpath.engine.checkpoint_config import read_config
+from dualpath.core.known_models import MODELS
+from dualpath.core.model_shape import KvDtype, ModelShape
+from dualpath.engine.models.checkpoint_config import read_config
 
 _UNITS: dict[str, float] = {
     **{unit: 1000**power for power, unit in enumerate(("B", "kB", "MB", "GB", "TB"))},
@@ -29,6 +31,7 @@ class _Nodes(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Prefill(_Nodes, forbid_unknown_fields=True):
     pass_engines: int = 1  # PEs whose forward passes run together
+    layerwise_layers: int = 2  # of KV that a PE holds in a layerwise pass
 
 
 class _Links(msgspec.Struct, forbid_unknown_fields=True):
@@ -72,6 +75,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     profile: str | None = None  # what work costs, for the simulator: a shipped profile, or a file beside this one
     storage: _Storage = msgspec.field(default_factory=_Storage)
     block_tokens: int = 64
+    kv_dtype: KvDtype | None = None  # of a known model's weights and KV; None: its own
 
 
 class ClusterFile(msgspec.Struct, frozen=True):
@@ -95,12 +99,7 @@ def load_cluster(path: Path) -> ClusterFile:
     except msgspec.DecodeError as error:
         raise ClusterError(f"{path}: {error}") from None
     checkpoint = None if raw.model in MODELS else path.parent / raw.model
-    if checkpoint is not None and not (checkpoint / "config.json").exists():
-        raise ClusterError(
-            f"{path}: model = {raw.model!r} is neither a known model ({', '.join(MODELS)}) nor a folder with a "
-            "checkpoint (config.json and safetensors)"
-        )
-    model = read_config(checkpoint).shape if checkpoint is not None else MODELS[raw.model]
+    model = _model(raw, checkpoint, path)
     snic = parse_rate(raw.links.snic, f"{path}: [links] snic")
     constants = _constants(raw.scheduler, snic, model.kv_bytes, path)
     memory = Memory(
@@ -123,11 +122,28 @@ def load_cluster(path: Path) -> ClusterFile:
             read_in_flight=raw.storage.read_in_flight,
             prefill_in_flight=raw.scheduler.prefill_in_flight,
             pass_engines=raw.prefill.pass_engines,
+            layerwise_layers=raw.prefill.layerwise_layers,
             model_bytes_per_token=raw.links.model_bytes_per_token,
         )
     except ClusterError as error:
         raise ClusterError(f"{path}: {error}") from None
     return ClusterFile(cluster, checkpoint, raw.profile, raw.storage.durable)
+
+
+def _model(raw: _File, checkpoint: Path | None, path: Path) -> ModelShape:
+    if checkpoint is None:
+        known = MODELS[raw.model]
+        return replace(known, kv_dtype=raw.kv_dtype or known.kv_dtype)
+    if not (checkpoint / "config.json").exists():
+        raise ClusterError(
+            f"{path}: model = {raw.model!r} is neither a known model ({', '.join(MODELS)}) nor a folder with a "
+            "checkpoint (config.json and safetensors)"
+        )
+    if raw.kv_dtype is not None:
+        raise ClusterError(
+            f"{path}: kv_dtype = {raw.kv_dtype!r}: a checkpoint's KV has the data type of its weights; leave it out"
+        )
+    return read_config(checkpoint).shape
 
 
 def _constants(raw: _Scheduler, snic: float | None, kv_bytes: int, path: Path) -> Constants:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
+import torch
 
 from dualpath.compile_cache import source_digest
 from dualpath.core.cluster import Cluster
 from dualpath.core.errors import ClusterError, PlanError
+from dualpath.core.model_shape import ModelShape
 from dualpath.doctor import memory_bytes
 from dualpath.engine.geometry import buffer_bytes
 from dualpath.engine.messages import EngineSetup
+from dualpath.engine.models.checkpoint_names import tensors
 from dualpath.engine.processes import JoinedHost, Listening
 from dualpath.engine.wire import check_address, check_token
 from dualpath.plan import Plan
+
+_CONTEXT_BYTES = 3 << 29  # of a process on a GPU, beside weights and KV: its context, kernels, graphs, activations
 
 
 def engine_code() -> str:
@@ -71,9 +76,10 @@ def check_memory(cluster: Cluster, engines: Sequence[int]) -> None:
     """Refuse at once what would end with the kernel killing some process. engines: those of this host. Raises
     ClusterError."""
     need_bytes = sum(buffer_bytes(cluster, engine) for engine in engines)
-    if not Path("/proc/driver/nvidia").exists():  # host memory stands in for HBM
-        hbm_bytes = {"prefill": cluster.memory.prefill_hbm_bytes, "decode": cluster.memory.decode_hbm_bytes}
-        need_bytes += sum(hbm_bytes[cluster.role_of(engine)] for engine in engines)
+    if torch.cuda.device_count():
+        _check_gpus(cluster, engines)
+    else:  # host memory stands in for HBM
+        need_bytes += sum(_hbm_bytes(cluster, engine) for engine in engines)
     free_bytes, _ = memory_bytes()
     if need_bytes > free_bytes:
         raise ClusterError(
@@ -81,6 +87,31 @@ def check_memory(cluster: Cluster, engines: Sequence[int]) -> None:
             f"this machine has {free_bytes / 2**30:,.1f} GiB free; lower prefill_buffer, decode_buffer, "
             "prefill_hbm or decode_hbm"
         )
+
+
+def _check_gpus(cluster: Cluster, engines: Sequence[int]) -> None:
+    """Engines take GPUs in turn, and those of one share its copy of the weights."""
+    for device in range(torch.cuda.device_count()):
+        its = engines[device :: torch.cuda.device_count()]
+        weights, beside = _weight_bytes(cluster.model), len(its) * _CONTEXT_BYTES
+        kv_bytes = sum(_hbm_bytes(cluster, engine) for engine in its)
+        need_bytes, has_bytes = weights + kv_bytes + beside, torch.cuda.get_device_properties(device).total_memory
+        if its and need_bytes > has_bytes:
+            raise ClusterError(
+                f"{cluster.name}: GPU {device} has {has_bytes / 2**30:,.1f} GiB, and {len(its)} engines on it take "
+                f"{need_bytes / 2**30:,.1f}: {weights / 2**30:,.1f} for the weights of {cluster.model.name}, "
+                f"{kv_bytes / 2**30:,.1f} for KV, {beside / 2**30:,.1f} beside; lower prefill_hbm or decode_hbm, or "
+                "take a smaller model"
+            )
+
+
+def _weight_bytes(shape: ModelShape) -> int:
+    return sum(math.prod(sizes) for _, sizes in tensors(shape, is_tied=False)) * shape.element_bytes
+
+
+def _hbm_bytes(cluster: Cluster, engine: int) -> int:
+    memory = cluster.memory
+    return memory.prefill_hbm_bytes if cluster.role_of(engine) == "prefill" else memory.decode_hbm_bytes
 
 
 def check_setup(setup: EngineSetup, engines: list[int]) -> None:

@@ -21,12 +21,12 @@ from dualpath.core.hops import BytePrediction
 from dualpath.core.loop import run
 from dualpath.core.scheduler import Scheduler
 from dualpath.engine.backend import EngineBackend
-from dualpath.engine.checkpoint import check_weights
 from dualpath.engine.content import Contents
 from dualpath.engine.direct_io import filesystem_of
 from dualpath.engine.geometry import store_layout
 from dualpath.engine.messages import Summary
 from dualpath.engine.meter import BUCKET_NS
+from dualpath.engine.models.checkpoint import check_weights
 from dualpath.engine.network import network_name
 from dualpath.engine.store import create_store, scan
 from dualpath.hosts import as_facts, check_memory, listening, remote_nodes
@@ -156,8 +156,11 @@ def _make_directories(plan: Plan) -> Path:
 
 def check_engine(cluster: Cluster) -> None:
     """Refuse what only the simulator can run."""
-    if cluster.model.stated_kv_layer_bytes:
-        raise ClusterError(f"{cluster.name}: model {cluster.model.name} is simulated only: dualpath simulate")
+    if cluster.model.kv_dtype == "fp8":
+        raise ClusterError(
+            f'{cluster.name}: model {cluster.model.name} with kv_dtype = "fp8" is simulated only (dualpath simulate); '
+            'for the real engine set kv_dtype = "bf16", "fp16" or "fp32": it keeps KV in the data type of the weights'
+        )
     if cluster.pass_engines > 1:
         raise ClusterError(f"{cluster.name}: [prefill] pass_engines = {cluster.pass_engines} is simulated only; use 1")
     if not cluster.constants.prefill_tokens_per_s or not cluster.constants.attention_ns_per_pair:

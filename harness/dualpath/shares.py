@@ -144,7 +144,7 @@ def _links_ns(cluster: Cluster, links: Links, life: Life) -> dict[str, float]:
 def _prefill_ns(machine: Machine, passes: pl.DataFrame, life: Life) -> float:
     """What the mean pass group must compute, whatever passes are made of it."""
     cluster, profile = machine.cluster, machine.profile
-    layers_held = min(2, cluster.model.layers) if machine.arm.layerwise else cluster.model.layers
+    layers_held = cluster.layers_held(machine.arm.layerwise)
     memory_bytes = cluster.memory.prefill_hbm_bytes * cluster.pass_engines
     full = pl.col("context_tokens") * (layers_held * cluster.model.kv_layer_bytes / memory_bytes)
     if machine.arm.quota:

@@ -18,7 +18,7 @@ from dualpath.core.arms import ARMS
 from dualpath.core.cluster import Cluster
 from dualpath.core.errors import ClusterError, PlanError
 from dualpath.core.feed import Feed
-from dualpath.core.model_shape import MODELS
+from dualpath.core.known_models import MODELS
 from dualpath.plan import INTERRUPTED, Outcome, Plan, facts_of, make_directory, reason_of, starts_of
 from dualpath.results.recorder import decision_row, write_json, write_predicted
 from dualpath.results.table_writer import TableWriter

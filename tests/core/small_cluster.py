@@ -8,7 +8,7 @@ from dualpath.core.model_shape import ModelShape
 BLOCK_TOKENS = 4
 LAYERS = 3
 # 2 bytes of KV per token and layer
-MODEL = ModelShape("test", "gqa", LAYERS, hidden=1, heads=1, head_dim=1, mlp=1, vocab=2, kv_heads=1, kv_element_bytes=1)
+MODEL = ModelShape("test", "gqa", LAYERS, hidden=1, heads=1, head_dim=1, mlp=1, vocab=2, kv_heads=1, kv_dtype="fp8")
 LAYER_BLOCK_BYTES = BLOCK_TOKENS * MODEL.kv_layer_bytes
 BLOCK_BYTES = BLOCK_TOKENS * MODEL.kv_bytes
 

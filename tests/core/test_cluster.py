@@ -39,7 +39,7 @@ def test_kv_bytes_follow_from_the_model(attention: Literal["gqa", "mla"], elemen
         kv_heads=4,
         latent_dim=480,
         rope_dim=32,
-        kv_element_bytes=2,
+        kv_dtype="bf16",
     )
     assert shape.kv_layer_bytes == elements * 2
     assert shape.kv_bytes == 6 * elements * 2

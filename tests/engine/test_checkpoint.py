@@ -1,20 +1,18 @@
-"""Checkpoints that `transformers` wrote, beside `transformers` itself: the same logits, however the cache is cut."""
+"""Checkpoints of Qwen2, beside `transformers` that wrote them: the same logits, however the cache is cut."""
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from checkpoint_files import change_config, change_tensors
+from cut_cache import continued, logits, random_cuts
 from dualpath.core.errors import ModelError
-from dualpath.engine.checkpoint import check_weights, load_model, load_weights
-from dualpath.engine.checkpoint_config import read_config
-from dualpath.engine.model import Model
-from safetensors.torch import load_file, save_file
+from dualpath.engine.models.checkpoint import check_weights, load_model, load_weights
+from dualpath.engine.models.checkpoint_config import read_config
 from torch import Tensor
 
 transformers = pytest.importorskip(
@@ -46,33 +44,15 @@ def tokens() -> Tensor:
     return torch.randint(0, 300, (TOKENS,), generator=torch.Generator().manual_seed(1))
 
 
-def logits(model: Model, token_ids: Tensor, cuts: list[int]) -> Tensor:
-    """In chunks that end at cuts; entries of earlier chunks are the cache. [n, vocab]"""
-    cache = torch.zeros(model.shape.layers, len(token_ids), model.shape.kv_elements, dtype=model.dtype)
-    found = []
-    for start, end in zip([0, *cuts[:-1]], cuts, strict=True):
-        x = model.embed(token_ids[start:end])
-        rotation = model.rotation(torch.arange(start, end))
-        for layer in range(model.shape.layers):
-            queries, entries = model.project(layer, x, rotation)
-            cache[layer, start:end] = entries
-            x = x + model.attend(layer, queries, cache[layer, :end], start)
-            x = x + model.feed_forward(layer, x)
-        found.append(model.logits(x))
-    return torch.cat(found)
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("seed", range(3))
 def test_logits_are_those_of_transformers_however_the_cache_is_cut(tmp_path: Path, name: str, seed: int) -> None:
     theirs = write(tmp_path, **CONFIGS[name])
     config = read_config(tmp_path)
     ours = load_model(config.shape, 0, str(tmp_path), "cpu")
-    rng = random.Random(seed)
-    cuts = [*sorted(rng.sample(range(1, PROMPT), rng.randint(0, 5))), PROMPT, *range(PROMPT + 1, TOKENS + 1)]
     with torch.inference_mode():
         expected = theirs(tokens()[None]).logits[0]
-        found = logits(ours, tokens(), cuts)  # prefill in chunks, then decode one by one
+        found = logits(ours, tokens(), random_cuts(seed, PROMPT, TOKENS))
     assert expected.abs().max() > 1, "the model says something"
     assert (found - expected).abs().max() <= 1e-4
     assert torch.equal(found.argmax(1), expected.argmax(1))
@@ -83,17 +63,15 @@ def test_greedy_continuations_are_those_of_transformers(tmp_path: Path) -> None:
     ours = load_model(read_config(tmp_path).shape, 0, str(tmp_path), "cpu")
     with torch.inference_mode():
         expected = theirs.generate(tokens()[None, :PROMPT], max_new_tokens=24, do_sample=False, eos_token_id=None)[0]
-        context = tokens()[:PROMPT]
-        for _ in range(24):
-            context = torch.cat([context, logits(ours, context, [len(context)])[-1:].argmax(1)])
-    assert context.tolist() == expected.tolist()
+        found = continued(ours, tokens()[:PROMPT], 24)
+    assert found == expected.tolist()
 
 
 def test_in_bfloat16_logits_agree_to_its_precision(tmp_path: Path) -> None:
     """Both round after every product, not in the same places: a few steps of 2^-8 of the largest logit."""
     theirs = write(tmp_path, torch.bfloat16)
     config = read_config(tmp_path)
-    assert (config.dtype, config.shape.kv_element_bytes) == ("bfloat16", 2)
+    assert (config.dtype, config.shape.kv_dtype) == ("bfloat16", "bf16")
     ours = load_model(config.shape, 0, str(tmp_path), "cpu")
     with torch.inference_mode():
         expected = theirs(tokens()[None]).logits[0]
@@ -117,23 +95,6 @@ def test_kv_bytes_are_the_models(tmp_path: Path) -> None:
     assert shape.kv_layer_bytes == 2 * 2 * 12 * 2, "keys and values, two KV heads of 12, two bytes each"
 
 
-def change_config(**values: Any) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, **values}))
-
-    return change
-
-
-def change_tensors(change: Callable[[dict[str, Tensor]], None]) -> Callable[[Path], None]:
-    def rewrite(folder: Path) -> None:
-        found = load_file(folder / "model.safetensors")
-        change(found)
-        save_file(found, folder / "model.safetensors")
-
-    return rewrite
-
-
 GATE = "model.layers.1.mlp.gate_proj.weight"
 
 
@@ -142,9 +103,9 @@ GATE = "model.layers.1.mlp.gate_proj.weight"
     [
         (change_config(architectures=["MambaForCausalLM"]), "architecture MambaForCausalLM; known: Qwen2ForCausalLM"),
         (change_config(dtype="int8", torch_dtype="int8"), "dtype 'int8'; known: float32, bfloat16, float16"),
-        (change_config(use_sliding_window=True), "use_sliding_window; only attention over the whole context"),
+        (change_config(use_sliding_window=True), "use_sliding_window True; only False is known"),
         (change_config(rope_parameters={"rope_type": "yarn", "factor": 4.0}), "only the plain one is known"),
-        (change_config(hidden_act="gelu"), "hidden_act 'gelu'; only silu is known"),
+        (change_config(hidden_act="gelu"), "hidden_act 'gelu'; only 'silu' is known"),
         (change_config(num_attention_heads=None), "config.json: TypeError"),
         (
             change_config(intermediate_size=80),

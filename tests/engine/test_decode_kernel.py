@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 import torch
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before it is imported
+    if "triton" in sys.modules:
+        pytest.skip(
+            "Triton was imported before it could be told to interpret; run this file alone", allow_module_level=True
+        )
+    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", reason="Triton comes with torch where there is a GPU; elsewhere: pip install triton")
 
 from dataclasses import replace
 
-from dualpath.core.model_shape import MODELS, ModelShape
+from dualpath.core.known_models import MODELS
+from dualpath.core.model_shape import ModelShape
 from dualpath.engine.decode_kernel import attend_pages
-from dualpath.engine.model import Model
+from dualpath.engine.models.model import Model
 from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

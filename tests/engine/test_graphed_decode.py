@@ -6,9 +6,9 @@ import random
 
 import pytest
 import torch
-from dualpath.core.model_shape import MODELS
+from dualpath.core.known_models import MODELS
 from dualpath.engine.graphed_decode import GraphedDecode
-from dualpath.engine.model import Model
+from dualpath.engine.models.model import Model
 
 pytestmark = pytest.mark.gpu
 BLOCK_TOKENS, BLOCKS = 8, 700

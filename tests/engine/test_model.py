@@ -6,18 +6,18 @@ import math
 
 import pytest
 import torch
-from dualpath.core.model_shape import MODELS
-from dualpath.engine.model import Model
+from dualpath.core.known_models import MODELS
+from dualpath.engine.models.model import Model
 
 
-@pytest.mark.parametrize("name", ["tiny-gqa", "tiny-mla"])
+@pytest.mark.parametrize("name", ["tiny-gqa", "tiny-mla", "tiny-dsa"])
 def test_a_cached_context_gives_what_computing_it_all_gives(name: str) -> None:
     model = Model(MODELS[name], seed=1)
     hidden = torch.randn(30, model.shape.hidden, generator=torch.Generator().manual_seed(2))
     queries, entries = model.project(0, hidden, model.rotation(torch.arange(30)))
     whole = model.attend(0, queries, entries, 0)
-    part = model.attend(0, queries[21:], entries, 21)
-    one = model.attend(0, queries[29:], entries, 29)
+    part = model.attend(0, queries.rows(21, 30), entries, 21)
+    one = model.attend(0, queries.rows(29, 30), entries, 29)
     torch.testing.assert_close(part, whole[21:], rtol=0, atol=1e-5)
     torch.testing.assert_close(one, whole[29:], rtol=0, atol=1e-5)
 
@@ -31,7 +31,7 @@ def test_grouped_query_attention_shares_key_heads_among_query_heads() -> None:
     mixed = torch.zeros(9, shape.heads, shape.head_dim)
     for head in range(shape.heads):
         shared = head * shape.kv_heads // shape.heads
-        scores = queries[:, head] @ keys[:, shared].T / math.sqrt(shape.head_dim)
+        scores = queries.heads[:, head] @ keys[:, shared].T / math.sqrt(shape.head_dim)
         scores = scores.masked_fill(~torch.ones(9, 9, dtype=torch.bool).tril(), -math.inf)
         mixed[:, head] = scores.softmax(dim=1) @ values[:, shared]
     torch.testing.assert_close(model.attend(1, queries, entries, 0), model.output(1, mixed), rtol=0, atol=1e-5)
@@ -51,7 +51,7 @@ def test_latent_attention_in_latent_space_equals_attention_over_expanded_keys_an
     for head in range(shape.heads):
         expanded_keys = latent @ weights.key_up[head].T  # [9, head_dim]
         scores = plain[:, head, : shape.head_dim] @ expanded_keys.T
-        scores = scores + queries[:, head, shape.latent_dim :] @ rotary_key.T
+        scores = scores + queries.heads[:, head, shape.latent_dim :] @ rotary_key.T
         scores = (scores * model.scale).masked_fill(~torch.ones(9, 9, dtype=torch.bool).tril(), -math.inf)
         attended.append(scores.softmax(dim=1) @ (latent @ weights.value_up[head]))
     expected = torch.cat(attended, dim=1) @ weights.output

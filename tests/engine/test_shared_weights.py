@@ -10,8 +10,9 @@ import msgspec
 import pytest
 import torch
 from dualpath.core.errors import WorkerError
-from dualpath.core.model_shape import MODELS
-from dualpath.engine.model import Weights, random_weights
+from dualpath.core.known_models import MODELS
+from dualpath.engine.models.random_weights import random_weights
+from dualpath.engine.models.weights import Weights
 from dualpath.engine.shared_weights import new_board, shared_weights
 
 OTHER = """

@@ -71,6 +71,9 @@ class Cluster:
     read_in_flight: int = 4  # storage reads one engine keeps outstanding
     prefill_in_flight: int = 1  # batches a PE is given before it has computed them; 2 loads one behind another
     pass_engines: int = 1  # PEs whose forward passes run together
+    layerwise_layers: int = (
+        2  # that a PE holds in a layerwise pass; with 3 one can load and one leave while one computes
+    )
     model_bytes_per_token: float = 0.0  # model traffic of a forward pass per new token, each direction
 
     def __post_init__(self) -> None:
@@ -83,6 +86,7 @@ class Cluster:
             ("[storage] read_in_flight", self.read_in_flight, 64),
             ("[scheduler] prefill_in_flight", self.prefill_in_flight, 64),
             ("[prefill] pass_engines", self.pass_engines, self.num_prefill),
+            ("[prefill] layerwise_layers", self.layerwise_layers, 64),
         )
         for key, value, most in counts:
             if not 1 <= value <= most:
@@ -133,6 +137,10 @@ class Cluster:
             return engine // self.prefill.engines_per_node
         return self.prefill.nodes + (engine - self.num_prefill) // self.decode.engines_per_node
 
+    def layers_held(self, layerwise: bool) -> int:
+        """Layers of a forward batch's KV that a PE holds at a time."""
+        return min(self.layerwise_layers, self.model.layers) if layerwise else self.model.layers
+
     def blocks(self, tokens: int) -> int:
         """Full Blocks that hold so many tokens, the last one perhaps partly."""
         return -(-tokens // self.block_tokens)
@@ -142,7 +150,7 @@ class Cluster:
 
         prompt_tokens: largest prompt; total_tokens: largest prompt + output.
         """
-        layers = min(2, self.model.layers) if layerwise else self.model.layers
+        layers = self.layers_held(layerwise)
         layer_block_bytes = self.block_tokens * self.model.kv_layer_bytes
         memory = self.memory
         needs = (

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
+
+KvDtype: TypeAlias = Literal["fp32", "bf16", "fp16", "fp8"]
+_ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+_SCALE_BYTES = 4  # of FP8 values: one scale for each _SCALED of a latent, one for an indexer's key
+_SCALED = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Yarn:
+    """How rotary embedding is stretched to contexts longer than a model was first trained on (YaRN, arXiv
+    2309.00071); named as in a checkpoint's config.json."""
+
+    factor: float
+    original_max_position_embeddings: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float = 0.0
+    mscale_all_dim: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
     """A decoder-only transformer. `gqa` caches keys and values per KV head; `mla` caches one latent and one
-    rotary key shared by all heads (DeepSeek-V2, arXiv 2405.04434)."""
+    rotary key shared by all heads (DeepSeek-V2, arXiv 2405.04434), and the indexer's key where attention is sparse
+    (DeepSeek-V3.2-Exp). Feed-forward layers are dense, or, after the leading dense ones, experts as in DeepSeek-V3
+    (arXiv 2412.19437)."""
 
     name: str
     attention: Literal["gqa", "mla"]
@@ -22,11 +42,25 @@ class ModelShape:
     kv_heads: int = 0  # gqa only
     latent_dim: int = 0  # mla only: cached latent
     rope_dim: int = 0  # mla only: cached rotary key
-    kv_element_bytes: int = 4
+    query_rank: int = 0  # mla only: queries come from a latent of their own; 0: from the hidden state
+    value_head_dim: int = 0  # mla only; 0: as head_dim
+    index_heads: int = 0  # sparse attention's indexer; 0: none, every token attends to its whole context
+    index_dim: int = 0
+    index_top_k: int = 0  # tokens that a token attends to
+    experts: int = 0  # routed ones; 0: all layers are dense
+    experts_per_token: int = 0
+    shared_experts: int = 0
+    expert_mlp: int = 0
+    dense_layers: int = 0  # leading ones
+    expert_groups: int = 1
+    groups_per_token: int = 1
+    routed_scaling: float = 1.0
+    normalised_routing: bool = True  # the weights of a token's experts sum to one before they are scaled
+    kv_dtype: KvDtype = "fp32"
     qkv_bias: bool = False  # gqa only
     rope_base: float = 10_000.0
+    yarn: Yarn | None = None
     norm_eps: float = 1e-6
-    stated_kv_layer_bytes: int = 0  # where a cache's layout is more than its elements; such models are simulated only
 
     @property
     def query_dim(self) -> int:
@@ -34,99 +68,37 @@ class ModelShape:
         return self.head_dim + (self.rope_dim if self.attention == "mla" else 0)
 
     @property
+    def value_dim(self) -> int:
+        """Elements of a head's output."""
+        return self.value_head_dim or self.head_dim
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of an element of KV, and of a weight."""
+        return _ELEMENT_BYTES[self.kv_dtype]
+
+    @property
     def kv_elements(self) -> int:
         """KV elements of one token in one layer."""
         if self.attention == "gqa":
             return 2 * self.kv_heads * self.head_dim
-        return self.latent_dim + self.rope_dim
+        return self.latent_dim + self.rope_dim + self.index_dim
 
     @property
     def kv_layer_bytes(self) -> int:
-        """Bytes of one token's KV in one layer."""
-        return self.stated_kv_layer_bytes or self.kv_elements * self.kv_element_bytes
+        """Bytes of one token's KV in one layer. Latent attention's FP8 is DeepSeek's published layout: scales beside
+        the latent and beside the indexer's key, the rotary key in two bytes an element."""
+        if self.attention == "gqa" or self.kv_dtype != "fp8":
+            return self.kv_elements * self.element_bytes
+        latent = self.latent_dim + _SCALE_BYTES * -(-self.latent_dim // _SCALED)
+        index_key = self.index_dim + _SCALE_BYTES if self.index_dim else 0
+        return latent + 2 * self.rope_dim + index_key
 
     @property
     def kv_bytes(self) -> int:
         """Bytes of one token's KV in all layers."""
         return self.kv_layer_bytes * self.layers
 
-
-# Small enough for a CPU: much KV per token beside little arithmetic, as on the paper's hardware.
-MODELS = {
-    shape.name: shape
-    for shape in (
-        ModelShape("cpu-gqa", "gqa", layers=4, hidden=64, heads=4, kv_heads=2, head_dim=96, mlp=128, vocab=512),
-        ModelShape(
-            "cpu-mla",
-            "mla",
-            layers=4,
-            hidden=64,
-            heads=4,
-            head_dim=32,
-            mlp=128,
-            vocab=512,
-            latent_dim=352,
-            rope_dim=32,
-        ),
-        ModelShape("tiny-gqa", "gqa", layers=3, hidden=32, heads=4, kv_heads=2, head_dim=8, mlp=64, vocab=128),
-        ModelShape(
-            "tiny-mla",
-            "mla",
-            layers=3,
-            hidden=32,
-            heads=4,
-            head_dim=8,
-            mlp=64,
-            vocab=128,
-            latent_dim=24,
-            rope_dim=8,
-        ),
-    )
-} | {
-    # The paper's models (its section 7.1 and A.2). DeepSeek caches FP8: 512 latent values with 16 bytes of scales, 64
-    # rotary values of two bytes, and the indexer's key with a scale of four bytes.
-    shape.name: shape
-    for shape in (
-        ModelShape(
-            "ds-660b",
-            "mla",
-            layers=61,
-            hidden=7168,
-            heads=128,
-            head_dim=128,
-            mlp=18432,
-            vocab=129280,
-            latent_dim=512,
-            rope_dim=64,
-            kv_element_bytes=1,
-            stated_kv_layer_bytes=512 + 16 + 128 + 128 + 4,
-        ),
-        ModelShape(
-            "ds-27b",
-            "mla",
-            layers=30,
-            hidden=2560,
-            heads=32,
-            head_dim=128,
-            mlp=12288,
-            vocab=129280,
-            latent_dim=512,
-            rope_dim=64,
-            kv_element_bytes=1,
-            stated_kv_layer_bytes=512 + 16 + 128 + 64 + 4,
-        ),
-        ModelShape(
-            "qwen2.5-32b",
-            "gqa",
-            layers=64,
-            hidden=5120,
-            heads=40,
-            head_dim=128,
-            mlp=27648,
-            vocab=152064,
-            kv_heads=8,
-            kv_element_bytes=2,
-            stated_kv_layer_bytes=2 * 8 * 128 * 2,
-        ),
-    )
-}
+    def is_dense(self, layer: int) -> bool:
+        """Whether a layer's feed-forward part has no experts."""
+        return not self.experts or layer < self.dense_layers

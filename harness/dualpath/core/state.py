@@ -134,7 +134,7 @@ def new_state(cluster: Cluster, arm: Arm, capacity: int) -> State:
     """The scheduler of an idle cluster with room for `capacity` requests at once."""
     rules, counts = records(RULES, 1), records(COUNTS, 1)
     constants, memory = cluster.constants, cluster.memory
-    layers_held = min(2, cluster.model.layers) if arm.layerwise else cluster.model.layers
+    layers_held = cluster.layers_held(arm.layerwise)
     layer_block_bytes = cluster.block_tokens * cluster.model.kv_layer_bytes
     rules[0] = (
         cluster.num_prefill,

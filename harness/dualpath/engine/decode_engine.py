@@ -27,7 +27,7 @@ from dualpath.engine.exact import TileRows, choose_exact, layer_tile
 from dualpath.engine.geometry import BlockGeometry, Pieces, buffer_slots, staging_slots
 from dualpath.engine.graphed_decode import GraphedDecode
 from dualpath.engine.messages import BlockRef, BufferReleased, CheckedBlock, StartDecode, TurnDone
-from dualpath.engine.model import Model
+from dualpath.engine.models.model import Model
 from dualpath.engine.pages import zeros
 from dualpath.engine.shared_buffer import SharedBuffer
 from dualpath.engine.store import SegmentWriter
@@ -93,7 +93,8 @@ class DecodeEngine:
             model.dtype,
             model.device,
         )
-        self._graphed = GraphedDecode(model, self._hbm) if model.device != "cpu" and not deterministic else None
+        graphed = model.device != "cpu" and not deterministic and not model.shape.index_heads
+        self._graphed = GraphedDecode(model, self._hbm) if graphed else None
         self._hbm_name = f"hbm/{engine}"
         transport.register(self._hbm_name, self._hbm.view(torch.uint8).view(-1))
         self._layer_block_bytes = cluster.block_tokens * self._geometry.entry_bytes
@@ -222,14 +223,16 @@ class DecodeEngine:
                 self._release(sequence)
 
     def _forward(self, batch: list[_Sequence], token_ids: Tensor) -> list[int]:
-        """The plain way; on a GPU: graphed_decode.py."""
+        """The plain way, for CPUs and for sparse attention; else: graphed_decode.py."""
         model = self._model
         hidden = model.embed(token_ids)
         rotation = model.rotation(torch.tensor([sequence.kv_tokens for sequence in batch], device=hidden.device))
         for layer in range(model.shape.layers):
             queries, entries = model.project(layer, hidden, rotation)
             mixed = [
-                model.attend(layer, queries[i : i + 1], self._write(sequence, layer, entries[i]), sequence.kv_tokens)
+                model.attend(
+                    layer, queries.rows(i, i + 1), self._write(sequence, layer, entries[i]), sequence.kv_tokens
+                )
                 for i, sequence in enumerate(batch)
             ]
             hidden = hidden + torch.cat(mixed)

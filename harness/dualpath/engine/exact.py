@@ -3,7 +3,8 @@ cache hit, in any chunk, or in decode.
 
 Matrix kernels may sum in another order when a matrix has another number of rows. So here every product has one shape:
 tokens are computed in tiles of `tile` rows aligned to absolute positions, a token always in the same row of its
-tile (absent rows are zero), over a context padded to whole tiles. Slow, for correctness runs only.
+tile (absent rows are zero), over a context padded to whole tiles. What a token selects of its context and which
+experts it goes to follow from its own row. Slow, for correctness runs only.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dualpath.engine.model import Model
+from dualpath.engine.models import indexer
+from dualpath.engine.models.model import Model
+from dualpath.engine.models.queries import Queries
 
 
 def forward_tile(
@@ -64,20 +67,35 @@ def layer_tile(
     context = exchange(layer, rows.take(entries)).clone()  # fresh memory: kernels may also depend on alignment
     assert len(context) == rows.start + rows.tile, "context padded to whole tiles"
     x = x + _attend_tile(model, layer, queries, context, positions)
-    return x + model.feed_forward(layer, x)
+    return x + model.feed_forward(layer, x, exact=True)
 
 
-def _attend_tile(model: Model, layer: int, queries: Tensor, context: Tensor, positions: Tensor) -> Tensor:
+def _attend_tile(model: Model, layer: int, queries: Queries, context: Tensor, positions: Tensor) -> Tensor:
     keys, values = model.keys_values(context)
-    groups, heads = len(keys), queries.shape[1]
+    groups, heads = len(keys), queries.heads.shape[1]
     visible = torch.arange(len(context), device=context.device)[None] <= positions[:, None]  # [tile, c]
+    if model.shape.index_heads:
+        scores = _index_scores_tile(queries, model.index_keys(context))
+        visible = indexer.selected(scores, visible, model.shape.index_top_k)
     mixed = []
     for head in range(heads):
         group = head * groups // heads
-        scores = (queries[:, head].contiguous() @ keys[group].T.contiguous()) * model.scale
+        scores = (queries.heads[:, head].contiguous() @ keys[group].T.contiguous()) * model.scale
         weights = scores.masked_fill(~visible, float("-inf")).softmax(dim=1)
         mixed.append(weights @ values[group].contiguous())
     return model.output(layer, torch.stack(mixed, dim=1))
+
+
+def _index_scores_tile(queries: Queries, keys: Tensor) -> Tensor:
+    """As `indexer.scores`, head by head. keys: [c, index dim]; returns [tile, c] float32."""
+    assert queries.index_heads is not None
+    assert queries.index_weights is not None
+    keys = keys.float().T.contiguous()
+    total = torch.zeros(len(queries.heads), keys.shape[1], device=keys.device)
+    for head in range(queries.index_heads.shape[1]):
+        products = queries.index_heads[:, head].float().contiguous() @ keys
+        total += products.relu() * queries.index_weights[:, head, None]
+    return total
 
 
 def recompute(model: Model, token_ids: Tensor, prompt_tokens: int, tile: int) -> tuple[Tensor, Tensor]:

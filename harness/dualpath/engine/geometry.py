@@ -84,6 +84,6 @@ def staging_slots(cluster: Cluster, engine: int) -> int:
 
 
 def store_layout(cluster: Cluster) -> StoreLayout:
-    """What a store must have been made with to be of use: model and element size of its KV, and block size."""
-    model = f"{cluster.model.name}/{cluster.model.kv_element_bytes}B"
+    """What a store must have been made with to be of use: model and data type of its KV, and block size."""
+    model = f"{cluster.model.name}/{cluster.model.kv_dtype}"
     return StoreLayout(model, cluster.block_tokens, BlockGeometry.of(cluster).block_bytes)

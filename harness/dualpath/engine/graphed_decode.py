@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualpath.engine.model import Model
+from dualpath.engine.models.model import Model
 
 _SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64)  # captured at start; larger ones are multiples of the last, when needed
 
@@ -34,9 +34,10 @@ class _Inputs:
 
 
 class GraphedDecode:
-    """memory: [layers, blocks + 1, block tokens, E]; the last block is nobody's."""
+    """For models whose tokens attend to their whole context."""
 
     def __init__(self, model: Model, memory: Tensor) -> None:
+        """memory: [layers, blocks + 1, block tokens, E]; the last block is nobody's."""
         self._model = model
         self._memory = memory
         self._spare_page = memory.shape[1] - 1
@@ -86,7 +87,7 @@ class GraphedDecode:
             queries, entries = model.project(layer, hidden, rotation)
             memory = self._memory[layer]
             memory.view(-1, memory.shape[2]).index_copy_(0, slots, entries)
-            mixed = self._attend_pages(model.shape, queries.contiguous(), memory, pages, positions, model.scale)
+            mixed = self._attend_pages(model.shape, queries.heads.contiguous(), memory, pages, positions, model.scale)
             hidden = hidden + model.output(layer, mixed)
             hidden = hidden + model.feed_forward(layer, hidden)
         return model.next_tokens(hidden)

@@ -26,8 +26,9 @@ from dualpath.engine.data_path import DataPath, Move
 from dualpath.engine.exact import TileRows, choose_exact, layer_tile
 from dualpath.engine.geometry import BlockGeometry
 from dualpath.engine.messages import BatchComputed, BatchSent, CheckedBlock, ChunkWork, Collective, PrefillBatch
-from dualpath.engine.model import Model, Rotation
 from dualpath.engine.model_traffic import ModelTraffic
+from dualpath.engine.models.model import Model
+from dualpath.engine.models.rotation import Rotation
 from dualpath.engine.pages import zeros
 from dualpath.engine.transport import Transport
 
@@ -94,7 +95,7 @@ class PrefillEngine:
         self._layers = cluster.model.layers
         self.checked: list[CheckedBlock] = []
 
-        self._held = min(2, self._layers) if layerwise else self._layers
+        self._held = cluster.layers_held(layerwise)
         rows = cluster.memory.prefill_hbm_bytes // (self._held * cluster.model.kv_layer_bytes)
         rows = rows // cluster.block_tokens * cluster.block_tokens
         self._hbm = zeros(  # [layers held, tokens, E]
@@ -261,7 +262,7 @@ class PrefillEngine:
         for part in batch.parts:
             rows = self._rows(part, layer)
             rows[part.cached :] = entries[first : first + part.new]
-            mixed.append(model.attend(layer, queries[first : first + part.new], rows, part.cached))
+            mixed.append(model.attend(layer, queries.rows(first, first + part.new), rows, part.cached))
             first += part.new
         hidden = hidden + torch.cat(mixed)
         return [hidden + model.feed_forward(layer, hidden)]

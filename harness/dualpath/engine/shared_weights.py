@@ -18,11 +18,11 @@ from torch import Tensor
 
 from dualpath.core.errors import WorkerError
 from dualpath.engine.messages import WeightsShare
-from dualpath.engine.model import LayerWeights, Weights
+from dualpath.engine.models.weights import ExpertWeights, IndexerWeights, LayerWeights, Weights
 
 _BOARD_BYTES = 64 << 20  # of address space; a tensor takes some 200
 _PARENT_CHECK_MS = 500
-_TYPES = {each.__name__: each for each in (Weights, LayerWeights)}
+_TYPES = {each.__name__: each for each in (Weights, LayerWeights, IndexerWeights, ExpertWeights)}
 _DTYPES = {str(each): each for each in (torch.float32, torch.bfloat16, torch.float16)}
 
 

@@ -16,7 +16,6 @@ import torch
 from dualpath.core.cluster import Cluster
 from dualpath.engine.block_copy import warm_up
 from dualpath.engine.block_reader import QueuedReader
-from dualpath.engine.checkpoint import load_model
 from dualpath.engine.data_path import DataPath
 from dualpath.engine.decode_engine import DecodeEngine
 from dualpath.engine.devices import best_device
@@ -34,7 +33,8 @@ from dualpath.engine.messages import (
     Summary,
 )
 from dualpath.engine.meter import Meter
-from dualpath.engine.model import Model
+from dualpath.engine.models.checkpoint import load_model
+from dualpath.engine.models.model import Model
 from dualpath.engine.network import NetworkSettings, NixlSettings
 from dualpath.engine.nixl_transport import NixlTransport
 from dualpath.engine.pacer import Lane, Pacer
@@ -77,7 +77,7 @@ class Engine:
             setup.parent_pid,
             lambda: load_model(cluster.model, setup.seed, setup.checkpoint, device).weights,
         )
-        model = Model(cluster.model, device=device, dtype=weights.embedding.dtype, weights=weights)
+        model = Model(cluster.model, device=device, weights=weights)
         layout = store_layout(cluster)
         self._reader = BlockReader(setup.store_directory, layout)
         self._writer: SegmentWriter | None = None

@@ -7,7 +7,7 @@ with turns and context of Table 2 and the paper's own Oracle bars. A simulator h
 
 from __future__ import annotations
 
-from dualpath.core.model_shape import MODELS
+from dualpath.core.known_models import MODELS
 
 SNIC_BYTES_PER_S = 50e9
 KV_BYTES = {  # per token

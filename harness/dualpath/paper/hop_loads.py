@@ -11,7 +11,7 @@ import polars as pl
 
 from dualpath.core.cluster import Cluster, Constants, Memory, Nodes
 from dualpath.core.hops import Route, Stage, charges
-from dualpath.core.model_shape import MODELS
+from dualpath.core.known_models import MODELS
 from dualpath.results.run import Run
 from dualpath.results.steady import Window
 
