@@ -266,6 +266,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print(f"error: {Path(__file__).name} needs a GPU", file=sys.stderr)
         return 3
+    sys.setswitchinterval(0.0005)  # as in an engine's process (engine/serve.py)
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "bench" / "clusters" / "h200-1p1d.toml"
     for row in rows(path):
         print(json.dumps(row), flush=True)

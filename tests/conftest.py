@@ -53,6 +53,7 @@ model = "{model}"
 block_tokens = 16
 [prefill]
 nodes = {prefill}
+layerwise_layers = {layerwise_layers}
 [decode]
 nodes = {decode}
 [links]
@@ -80,6 +81,7 @@ def cluster_file(tmp_path: Path) -> Callable[..., Path]:
         settings = {
             "model": "tiny-gqa",
             "prefill": 1,
+            "layerwise_layers": 2,
             "decode": 1,
             "snic": "native",
             "cnic": "native",

@@ -55,11 +55,20 @@ def _counted_and_predicted(directory: Path) -> tuple[dict[Any, int], dict[Any, i
     )  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("model_name", ["tiny-gqa", "tiny-mla", "tiny-dsa"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "tiny-gqa"},
+        {"model": "tiny-mla"},
+        {"model": "tiny-dsa"},
+        {"model": "cpu-gqa", "layerwise_layers": 3, "cnic": "60MB/s"},  # a layer's moves begin behind another's
+    ],
+    ids=lambda settings: settings["model"],
+)
 def test_every_arm_computes_what_a_machine_without_cache_computes(
-    model_name: str, trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
+    settings: dict[str, Any], trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    cluster_path = cluster_file(model=model_name, decode=2, attention_ns_per_pair=100)
+    cluster_path = cluster_file(**settings, decode=2, attention_ns_per_pair=100)
     cluster = load_cluster(cluster_path).cluster
     layout = store_layout(cluster)
     expected_hash, expected_blocks = _recomputed(trace_file, cluster_path)

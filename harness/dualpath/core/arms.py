@@ -16,7 +16,7 @@ Placement = Literal["round-robin", "adaptive"]
 @dataclass(frozen=True, slots=True)
 class Arm:
     name: str
-    layerwise: bool  # the PE holds two layers of KV at a time, not all
+    layerwise: bool  # the PE holds two layers of KV at a time, or three, not all
     read_side: ReadSide  # how a request's route is chosen
     placement: Placement  # which PE and DE serve a request
     quota: bool  # PE batches are cut by predicted attention time, with chunking

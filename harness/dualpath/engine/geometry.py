@@ -1,7 +1,7 @@
 """Where KV bytes lie: geometry of a buffer of Full Blocks and of device memory.
 
 buffer (DRAM)      slot:   [layers, block_tokens, entry bytes], padded to whole pages: one Full Block a slot
-prefill HBM                [layers held, tokens, entry bytes]: two layers (layerwise) or all (basic)
+prefill HBM                [layers held, tokens, entry bytes]: two or three layers (layerwise) or all (basic)
 decode HBM                 [layers, blocks * block_tokens, entry bytes]: paged, one Layer Block a page
 """
 

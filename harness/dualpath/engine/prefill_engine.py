@@ -1,9 +1,10 @@
 """A prefill engine's work on one forward batch: load cached KV, compute new KV, send it on, layer by layer.
 
 Three threads meet at each layer: the loader fills layer i+1 while the computer works on layer i and the sender
-empties layer i-1. Device memory has `layers_held` slots; layer i uses slot i % layers_held. The two compute
-functions are the ablation: `compute_layerwise` starts a layer as soon as it is loaded and hands it on as soon as it is
-computed (two slots); `compute_whole` waits for all and hands on all (as many slots as layers).
+empties layer i-1. Device memory has `layers_held` slots; layer i uses slot i % layers_held. With more than two, the
+moves of one layer are posted while those of the layer before are still under way. The two compute functions are the
+ablation: `compute_layerwise` starts a layer as soon as it is loaded and hands it on as soon as it is computed (two
+slots, or three); `compute_whole` waits for all and hands on all (as many slots as layers).
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,7 +30,7 @@ from dualpath.engine.exact import TileRows, choose_exact, layer_tile
 from dualpath.engine.geometry import BlockGeometry
 from dualpath.engine.messages import BatchComputed, BatchSent, CheckedBlock, ChunkWork, Collective, PrefillBatch
 from dualpath.engine.model_traffic import ModelTraffic
-from dualpath.engine.models.model import Model
+from dualpath.engine.models.model import Model, Recorded
 from dualpath.engine.models.rotation import Rotation
 from dualpath.engine.pages import zeros
 from dualpath.engine.transport import Transport
@@ -60,9 +63,32 @@ class _Batch:
         self.rotation: Rotation | None = None  # of all new tokens; set when computing begins
         self.loaded = [threading.Event() for _ in range(layers)]
         self.computed = [threading.Event() for _ in range(layers)]  # or about to be:
-        self.recorded: list[Callable[[], None]] = [lambda: None] * layers  # who reads the layer's KV calls this first
+        self.recorded = [Recorded(None)] * layers  # who reads the layer's KV waits for this, too
         self.sent = [threading.Event() for _ in range(layers)]
         self.finished = threading.Event()  # first tokens have been told
+
+
+class _UnderWay:
+    """Moves of layers, in order, and what to do when those of a layer are done."""
+
+    def __init__(self) -> None:
+        self._layers: deque[tuple[list[Move], Callable[[], None]]] = deque()
+
+    def add(self, moves: list[Move], done: Callable[[], None]) -> None:
+        self._layers.append((moves, done))
+
+    def finish_all_but(self, num: int) -> None:
+        while len(self._layers) > num:
+            moves, done = self._layers.popleft()
+            for move in moves:
+                move.wait()
+            done()
+
+    def wait_for(self, event: threading.Event | Recorded) -> None:
+        """Others may wait for what is under way, so that is finished first, where there is time."""
+        if not event.is_set():
+            self.finish_all_but(0)
+            event.wait()
 
 
 class PrefillEngine:
@@ -96,6 +122,7 @@ class PrefillEngine:
         self.checked: list[CheckedBlock] = []
 
         self._held = cluster.layers_held(layerwise)
+        self._ahead = max(0, cluster.layerwise_layers - 2)  # layers whose moves are under way behind one that is moving
         rows = cluster.memory.prefill_hbm_bytes // (self._held * cluster.model.kv_layer_bytes)
         rows = rows // cluster.block_tokens * cluster.block_tokens
         self._hbm = zeros(  # [layers held, tokens, E]
@@ -147,19 +174,23 @@ class PrefillEngine:
     # --- loader ----------------------------------------------------------------------------------------------------
 
     def _load(self, batch: _Batch) -> None:
+        under_way = _UnderWay()
         for layer in range(self._layers):
             slot = layer % self._held
-            self._slot_free[slot].wait()
+            under_way.wait_for(self._slot_free[slot])
             self._slot_free[slot] = batch.sent[layer]
-            if self._moves_kv:
-                for move in [move for part in batch.parts for move in self._load_part(part, layer)]:
-                    move.wait()
-                for part in batch.parts:
-                    self._digest(part, layer)
-            batch.loaded[layer].set()
+            moves = [move for part in batch.parts for move in self._load_part(part, layer)] if self._moves_kv else []
+            under_way.add(moves, partial(self._loaded, batch, layer))
+            under_way.finish_all_but(self._ahead)
+        under_way.finish_all_but(0)
         if self._verify:
             for part in batch.parts:
                 self._compare(part)
+
+    def _loaded(self, batch: _Batch, layer: int) -> None:
+        for part in batch.parts:
+            self._digest(part, layer)
+        batch.loaded[layer].set()
 
     def _load_part(self, part: _Part, layer: int) -> Iterator[Move]:
         work = part.work
@@ -228,7 +259,7 @@ class PrefillEngine:
         x = self._embed(batch)
         for layer in range(self._layers):
             x = self._layer(batch, layer, x)
-        self._model.recorded()()
+        self._model.recorded().wait()
         for layer in range(self._layers):
             batch.computed[layer].set()
         self._finish(batch, x, start_ns)
@@ -248,7 +279,7 @@ class PrefillEngine:
     def _layer(self, batch: _Batch, layer: int, x: list[Tensor]) -> list[Tensor]:
         computed = self._layer_exact(batch, layer, x) if self._deterministic else self._layer_fast(batch, layer, x)
         if self._model_traffic is not None:
-            self._model.recorded()()  # a collective begins when its layer has been computed
+            self._model.recorded().wait()  # a collective begins when its layer has been computed
             self._model_traffic.exchange(sum(part.new for part in batch.parts))
         return computed
 
@@ -321,13 +352,14 @@ class PrefillEngine:
     # --- sender ----------------------------------------------------------------------------------------------------
 
     def _send(self, batch: _Batch) -> None:
+        under_way = _UnderWay()
         for layer in range(self._layers):
-            batch.computed[layer].wait()
-            batch.recorded[layer]()
-            if self._moves_kv:
-                for move in [move for part in batch.parts for move in self._send_part(part, layer)]:
-                    move.wait()
-            batch.sent[layer].set()
+            under_way.wait_for(batch.computed[layer])
+            under_way.wait_for(batch.recorded[layer])
+            moves = [move for part in batch.parts for move in self._send_part(part, layer)] if self._moves_kv else []
+            under_way.add(moves, batch.sent[layer].set)
+            under_way.finish_all_but(self._ahead)
+        under_way.finish_all_but(0)
         batch.finished.wait()  # a batch is computed before it is sent, for the scheduler too
         self._emit(BatchSent(time.monotonic_ns() - self._path.zero_ns, batch.number))
 

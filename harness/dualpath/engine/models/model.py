@@ -9,8 +9,7 @@ Shapes: n new tokens, c tokens of context, H heads, G KV heads, E elements of an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +24,19 @@ from dualpath.engine.models.rotation import RotaryEmbedding, Rotation
 from dualpath.engine.models.weights import Weights
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Recorded(NamedTuple):
+    """Work of a device up to some point."""
+
+    event: Any  # None: it is done
+
+    def is_set(self) -> bool:
+        return self.event is None or bool(self.event.query())
+
+    def wait(self) -> None:
+        if self.event is not None:
+            self.event.synchronize()
 
 
 class Model:
@@ -42,15 +54,14 @@ class Model:
         self._rotary = RotaryEmbedding(shape, device, self.dtype)
         self.scale = self._rotary.score_factor / math.sqrt(shape.query_dim)
 
-    def recorded(self) -> Callable[[], None]:
-        """Remember what the device was asked so far; calling what is returned waits until it has done that. Who reads
-        its memory past this thread's stream, as another stream or a NIC does, must wait."""
+    def recorded(self) -> Recorded:
+        """What this thread has asked the device for so far. Who reads the device's memory past this thread's stream,
+        as another stream or a NIC does, must wait for it."""
         if self.device == "cpu":
-            return lambda: None
+            return Recorded(None)
         event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
-        wait: Callable[[], None] = event.synchronize
-        return wait
+        return Recorded(event)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """[n] -> [n, hidden]"""

@@ -1,0 +1,81 @@
+"""The GPU experiment: every arm on 1P1D, 1P2D and 2P1D of Qwen2.5-7B, all engines on the GPUs of this machine.
+
+    PYTHONPATH=harness python bench/gpu.py [OUT] [--clusters h200-1p1d,...] [--arms ...] [--repeats 3] [--profile]
+
+OUT (default: bench/out/gpu) is where the KV is stored, too: at 6.25 GB/s a storage NIC reads faster than most disks,
+so let it be a file system in memory. Runs are interleaved: repeat by repeat, cluster by cluster, every arm. A finished
+run of the same plan and commit is kept, so an interrupted experiment goes on where it stopped; --minutes stops it
+between runs. --profile measures the machine as well, for the simulator (OUT/profile.toml).
+
+Needs torch with Triton, and of the suite's other packages those that `dualpath replay` needs; no Polars.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+from dualpath.calibrate import calibrate
+from dualpath.core.arms import ARMS
+from dualpath.core.errors import DualpathError
+from dualpath.plan import Plan
+from dualpath.series import Step, run_series
+
+ROOT = Path(__file__).resolve().parents[1]
+CLUSTERS = ("h200-1p1d", "h200-1p2d", "h200-2p1d")
+# A slice of the 32K set that one GPU can hold: lengths by 1/4, trajectories cut where the context reaches 4,096 tokens.
+TRACE, SCALE, MAX_LEN, AGENTS = "agents-32k", Fraction(1, 4), 4096, 48
+
+
+def plan(cluster: str, arm: str, output: Path, repeat: int) -> Plan:
+    return Plan(
+        trace=ROOT / "traces" / f"{TRACE}.parquet",
+        cluster=ROOT / "bench" / "clusters" / f"{cluster}.toml",
+        arm=arm,
+        output=output,
+        agents=AGENTS,
+        scale=SCALE,
+        max_len=MAX_LEN,
+        repeat=repeat,
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", nargs="?", type=Path, default=ROOT / "bench" / "out" / "gpu")
+    parser.add_argument("--clusters", default=",".join(CLUSTERS))
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=600, help="begin no run after so many")
+    parser.add_argument("--profile", action="store_true", help="measure the machine for the simulator, too")
+    arguments = parser.parse_args()
+    out, ends_s = arguments.out, time.monotonic() + 60 * arguments.minutes
+    steps = [
+        Step(f"{cluster} {arm} r{repeat}", plan(cluster, arm, out / cluster / arm / f"r{repeat}", repeat))
+        for repeat in range(arguments.repeats)
+        for cluster in arguments.clusters.split(",")
+        for arm in arguments.arms.split(",")
+    ]
+    status = 0
+    for step in steps:
+        if time.monotonic() > ends_s:
+            print(f"stopped before {step.name}: --minutes {arguments.minutes:g}", file=sys.stderr)
+            return 2
+        for outcome in run_series([step], replace=True):
+            if outcome.interrupted:
+                return 130
+            status = 2 if outcome.status == "void" else status
+    if arguments.profile:
+        cluster_file = ROOT / "bench" / "clusters" / f"{CLUSTERS[0]}.toml"
+        calibrate(cluster_file, out / "profile.toml", lambda line: print(line, file=sys.stderr, flush=True), MAX_LEN)
+    return status
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except DualpathError as error:
+        sys.exit(f"error: {error}")
