@@ -5,9 +5,9 @@ Prints raw rows as JSON; needs a GPU, torch with Triton, and nothing else.
 
     large      one copy of as many bytes: what the link gives
     calls      one copy call per block (torch's copy_): what an engine does that has no better
-    batch      cudaMemcpyBatchAsync, the driver's own batch
+    batch      cudaMemcpyBatchAsync, copy engines with one call (engine/batch_copy.py): this engine's way from 64 KiB on
     graph      one copy node per block, captured beforehand: the blocks must be known then
-    launch     one kernel that reads and writes pinned memory itself (engine/block_copy.py): what this engine does
+    launch     one kernel that reads and writes pinned memory itself (engine/copy_kernel.py): its way below
 
 Blocks lie scattered in 2 GiB of pinned memory, 256 MiB are moved, five rounds interleave all ways; what came is
 compared. `submit_ns` is the processor's time until the call returns, over all blocks.
@@ -15,7 +15,6 @@ compared. `submit_ns` is the processor's time until the call returns, over all b
 
 from __future__ import annotations
 
-import ctypes
 import json
 import random
 import sys
@@ -26,28 +25,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from dualpath.engine.block_copy import copy_pieces
-from dualpath.engine.geometry import Pieces
+from dualpath.engine import batch_copy
+from dualpath.engine.block_copy import copied_by_engines, copied_by_kernel
 
 HOST_BYTES, MOVED_BYTES = 2 << 30, 256 << 20
 BLOCK_BYTES = (16_384, 51_200, 65_536, 262_144, 1 << 20)
 ROUNDS = 5
 GRAPH_BLOCKS = 4096  # more nodes take minutes to capture
-_STREAM_ORDER = 1  # cudaMemcpySrcAccessOrderStream
-Way = Callable[[], None]
-
-
-class _Location(ctypes.Structure):
-    _fields_ = (("type", ctypes.c_int), ("id", ctypes.c_int))
-
-
-class _Attributes(ctypes.Structure):
-    _fields_ = (
-        ("source_order", ctypes.c_int),
-        ("source", _Location),
-        ("target", _Location),
-        ("flags", ctypes.c_uint),
-    )
+Way = Callable[[], object]
 
 
 def ways(host: Any, gpu: Any, direction: str, size: int) -> dict[str, tuple[Way, int]]:
@@ -67,49 +52,16 @@ def ways(host: Any, gpu: Any, direction: str, size: int) -> dict[str, tuple[Way,
     found: dict[str, tuple[Way, int]] = {
         "large": (lambda: target[:MOVED_BYTES].copy_(source[:MOVED_BYTES], non_blocking=True), num),
         "calls": (calls, num),
-        "launch": (lambda: copy_pieces(source, target, pieces), num),
+        "launch": (lambda: copied_by_kernel(source, target, pieces), num),
     }
-    if (batch := batched(source, target, pieces)) is not None:
-        found["batch"] = (batch, num)
+    if batch_copy.is_there():
+        found["batch"] = (lambda: copied_by_engines(source, target, pieces), num)
     if num <= GRAPH_BLOCKS:
         stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
             calls()
         found["graph"] = (graph.replay, num)
     return found
-
-
-def batched(source: Any, target: Any, pieces: Pieces) -> Way | None:
-    """None where the runtime has no such call."""
-    for name in ("libcudart.so.13", "libcudart.so.12"):
-        try:
-            call = ctypes.CDLL(name).cudaMemcpyBatchAsync
-            break
-        except (OSError, AttributeError):
-            continue
-    else:
-        return None
-    num = len(pieces)
-    targets = (ctypes.c_void_p * num)(*(target.data_ptr() + pieces[:, 0]).tolist())
-    sources = (ctypes.c_void_p * num)(*(source.data_ptr() + pieces[:, 1]).tolist())
-    sizes = (ctypes.c_size_t * num)(*pieces[:, 2].tolist())
-    attributes, first = _Attributes(_STREAM_ORDER), (ctypes.c_size_t * 1)(0)
-    stream = torch.cuda.Stream()
-
-    def copy() -> None:
-        status = call(
-            targets,
-            sources,
-            sizes,
-            ctypes.c_size_t(num),
-            ctypes.byref(attributes),
-            first,
-            ctypes.c_size_t(1),
-            ctypes.c_void_p(stream.cuda_stream),
-        )
-        assert status == 0, f"cudaMemcpyBatchAsync: {status}"
-
-    return copy
 
 
 def timed(way: Way) -> tuple[int, int]:

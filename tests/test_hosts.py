@@ -264,7 +264,25 @@ def test_a_message_that_cannot_be_read_is_refused_and_the_run_goes_on(
 def null_setup(cluster: Any) -> EngineSetup:
     encoded = msgspec.msgpack.encode(cluster)
     return EngineSetup(
-        -1, "", "", os.getpid(), 0, "", True, True, False, False, True, "", "process", None, -1, [], False, encoded
+        -1,
+        "",
+        "",
+        os.getpid(),
+        0,
+        "",
+        True,
+        True,
+        False,
+        False,
+        True,
+        "",
+        "process",
+        None,
+        -1,
+        [],
+        None,
+        False,
+        encoded,
     )
 
 

@@ -1,4 +1,5 @@
-"""Copies of many pieces at once, between regions of this process: on the CPU one by one, with a GPU in one launch.
+"""Copies of many pieces at once, between regions of this process: on the CPU one by one, with a GPU in one submission,
+large pieces by its copy engines and small ones by a kernel.
 
 Each thread copies on a stream of its own, so what one thread loads overlaps what another computes. Who needs the bytes
 waits for the completion; and who copies what was computed must know that it has been (Model.finish).
@@ -14,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dualpath.engine import batch_copy
 from dualpath.engine.geometry import Pieces
 
 _thread = threading.local()
 _TABLES = 8  # of one thread under way at once
 _LAUNCH_PIECES = 1024  # of one launch
+_ENGINES_BYTES = 64 << 10  # of a piece on average, from which copy engines are used
 
 
 class Done(NamedTuple):
@@ -46,7 +49,9 @@ def copy_pieces(source: Tensor, target: Tensor, pieces: Pieces) -> Done | Launch
     regions = (source, target)
     is_launched = any(each.is_cuda for each in regions) and all(each.is_cuda or each.is_pinned() for each in regions)
     if is_launched and len(pieces):
-        return _launched(source, target, pieces)
+        _check_inside(source, target, pieces)
+        by_engines = batch_copy.is_there() and pieces[:, 2].sum() >= _ENGINES_BYTES * len(pieces)
+        return copied_by_engines(source, target, pieces) if by_engines else copied_by_kernel(source, target, pieces)
     moved = 0
     for to_offset, from_offset, num_bytes in pieces.tolist():
         part = source[from_offset : from_offset + num_bytes]
@@ -55,12 +60,21 @@ def copy_pieces(source: Tensor, target: Tensor, pieces: Pieces) -> Done | Launch
     return Done(moved)
 
 
-def _launched(source: Tensor, target: Tensor, pieces: Pieces) -> Launched:
-    kernel = import_module("dualpath.engine.copy_kernel")  # Triton comes with torch where there is a GPU
+def _check_inside(source: Tensor, target: Tensor, pieces: Pieces) -> None:
     sizes = pieces[:, 2]
     for offsets, region, name in ((pieces[:, 1], source, "source"), (pieces[:, 0], target, "target")):
         assert offsets.min() >= 0, f"within the {name}"
         assert (offsets + sizes).max() <= region.numel(), f"within the {name}"
+
+
+def copied_by_engines(source: Tensor, target: Tensor, pieces: Pieces) -> Launched:
+    stream = _copy_stream().stream
+    batch_copy.submit(source, target, pieces, stream.cuda_stream)
+    return Launched(int(pieces[:, 2].sum()), stream.record_event())
+
+
+def copied_by_kernel(source: Tensor, target: Tensor, pieces: Pieces) -> Launched:
+    kernel = import_module("dualpath.engine.copy_kernel")  # Triton comes with torch where there is a GPU
     bits = int(np.bitwise_or.reduce(pieces, axis=None)) | source.data_ptr() | target.data_ptr()
     word_bytes = 1 if bits % 4 else 4 if bits % 8 else 8
     copies = _copy_stream()
@@ -71,7 +85,7 @@ def _launched(source: Tensor, target: Tensor, pieces: Pieces) -> Launched:
             table, event = copies.put(part)
             kernel.launch(table, source.data_ptr(), target.data_ptr(), len(part), word_bytes)
             event.record()
-    return Launched(int(sizes.sum()), event)  # of the last: a stream is in order
+    return Launched(int(pieces[:, 2].sum()), event)  # of the last: a stream is in order
 
 
 class _CopyStream:

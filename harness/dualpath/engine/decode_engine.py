@@ -10,8 +10,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from dualpath.core.cluster import Cluster
 from dualpath.core.errors import CorruptBlockError
 from dualpath.core.hops import Route
 from dualpath.engine.block_copy import Done
-from dualpath.engine.data_path import DataPath, Move
+from dualpath.engine.data_path import DataPath
 from dualpath.engine.exact import TileRows, choose_exact, layer_tile
 from dualpath.engine.geometry import BlockGeometry, Pieces, buffer_slots, staging_slots
 from dualpath.engine.graphed_decode import GraphedDecode
@@ -97,7 +99,6 @@ class DecodeEngine:
         self._graphed = GraphedDecode(model, self._hbm) if graphed else None
         self._hbm_name = f"hbm/{engine}"
         transport.register(self._hbm_name, self._hbm.view(torch.uint8).view(-1))
-        self._layer_block_bytes = cluster.block_tokens * self._geometry.entry_bytes
 
         self._loading: queue.SimpleQueue[StartDecode] = queue.SimpleQueue()
         self._loaded: queue.SimpleQueue[_Sequence] = queue.SimpleQueue()
@@ -142,32 +143,35 @@ class DecodeEngine:
                 self._release(sequence)
 
     def _load(self, work: StartDecode) -> None:
-        for move in list(self._load_blocks(work)):
-            move.wait()
-
-    def _load_blocks(self, work: StartDecode) -> Iterator[Move]:
+        """One move for each route, of all its blocks."""
         block_tokens = self._cluster.block_tokens
+        pieces: dict[Route, list[Pieces]] = {}
+        tokens: Counter[Route] = Counter()
         for block, slot in enumerate(work.decode_slots):
-            tokens = min(block_tokens, work.prompt_tokens - block * block_tokens)
             route: Route = "prefill" if block < work.prefill_blocks else "decode" if block < work.hit_blocks else "miss"
-            pieces = self._page_pieces(work.hbm_blocks[block], slot, tokens)
-            yield self._path.post(
+            num = min(block_tokens, work.prompt_tokens - block * block_tokens)
+            pieces.setdefault(route, []).append(self._page_pieces(work.hbm_blocks[block], slot, num))
+            tokens[route] += num
+        moves = [
+            self._path.post(
                 "start",
                 route,
-                tokens,
+                tokens[route],
                 self._cluster.model.layers,
                 work.prefill_engine,
                 self._engine,
-                lambda pieces=pieces: self._transport.read(  # type: ignore[misc]
-                    f"buffer/{self._engine}", self._hbm_name, pieces
-                ),
+                partial(self._transport.read, f"buffer/{self._engine}", self._hbm_name, np.concatenate(blocks)),
             )
+            for route, blocks in pieces.items()
+        ]
+        for move in moves:
+            move.wait()
 
     def _page_pieces(self, page: int, slot: int, tokens: int) -> Pieces:
         """The Layer Blocks of a page of device memory, and where they lie in a slot of the buffer."""
         layers = np.arange(self._cluster.model.layers)
-        local = (layers * self._hbm.shape[1] + page) * self._layer_block_bytes
-        remote = self._geometry.slot_offset(slot) + layers * self._layer_block_bytes
+        local = (layers * self._hbm.shape[1] + page) * self._geometry.layer_block_bytes
+        remote = self._geometry.slot_offset(slot) + layers * self._geometry.layer_block_bytes
         return np.stack([local, remote, np.full_like(layers, tokens * self._geometry.entry_bytes)], axis=1)
 
     def _compare(self, work: StartDecode) -> None:
@@ -237,8 +241,7 @@ class DecodeEngine:
             ]
             hidden = hidden + torch.cat(mixed)
             hidden = hidden + model.feed_forward(layer, hidden)
-        chosen: list[int] = model.next_tokens(hidden).tolist()
-        return chosen
+        return model.as_list(model.next_tokens(hidden))
 
     def _write(self, sequence: _Sequence, layer: int, entry: Tensor) -> Tensor:
         """Put a new token's entry [E] into its page; returns the whole context, pages in a row. [kv_tokens + 1, E]"""

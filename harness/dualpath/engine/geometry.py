@@ -38,15 +38,19 @@ class BlockGeometry:
         return cls(cluster.model.layers, cluster.block_tokens, cluster.model.kv_layer_bytes)
 
     @property
+    def layer_block_bytes(self) -> int:
+        return self.block_tokens * self.entry_bytes
+
+    @property
     def block_bytes(self) -> int:
-        return self.layers * self.block_tokens * self.entry_bytes
+        return self.layers * self.layer_block_bytes
 
     @property
     def stride_bytes(self) -> int:
         return -(-self.block_bytes // _PAGE_BYTES) * _PAGE_BYTES
 
     def slot_offset(self, slot: int, layer: int = 0) -> int:
-        return slot * self.stride_bytes + layer * self.block_tokens * self.entry_bytes
+        return slot * self.stride_bytes + layer * self.layer_block_bytes
 
     def pieces(self, slots: Sequence[int], layer: int, first_token: int, num_tokens: int, local_offset: int) -> Pieces:
         """Pair consecutive local bytes with the Layer Blocks, whole or in part, that hold tokens

@@ -65,8 +65,7 @@ class GraphedDecode:
             self._fill(pinned, inputs, pages)
             self._members = pages
         graph.replay()
-        found: list[int] = choices[:num].tolist()
-        return found
+        return self._model.as_list(choices[:num])
 
     def _fill(self, pinned: _Inputs, inputs: _Inputs, pages: list[list[int]]) -> None:
         width = max(map(len, pages))

@@ -51,6 +51,10 @@ class ChunkWork(msgspec.Struct, frozen=True):
     decode_slots: list[int]  # of the whole prompt
     hit_blocks: list[BlockRef]  # only with verification
 
+    @property
+    def new_tokens(self) -> int:
+        return len(self.token_ids) // 4
+
 
 class PrefillBatch(Message, frozen=True):
     batch: int

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -24,10 +24,10 @@ from torch import Tensor
 
 from dualpath.core.cluster import Cluster
 from dualpath.core.errors import CorruptBlockError
-from dualpath.core.hops import Route, Stage
 from dualpath.engine.data_path import DataPath, Move
 from dualpath.engine.exact import TileRows, choose_exact, layer_tile
 from dualpath.engine.geometry import BlockGeometry
+from dualpath.engine.layer_moves import LayerMove, planned_loads, planned_sends
 from dualpath.engine.messages import BatchComputed, BatchSent, CheckedBlock, ChunkWork, Collective, PrefillBatch
 from dualpath.engine.model_traffic import ModelTraffic
 from dualpath.engine.models.model import Model, Recorded
@@ -42,7 +42,7 @@ class _Part:
 
     work: ChunkWork
     row: int
-    token_ids: Tensor  # [new]
+    token_ids: Tensor  # [new], on the CPU: only the computer asks the device for copies
     digests: list[xxhash.xxh3_64] = field(default_factory=list)  # per hit block, with verification
 
     @property
@@ -60,7 +60,10 @@ class _Batch:
     def __init__(self, number: int, parts: list[_Part], layers: int) -> None:
         self.number = number
         self.parts = parts
-        self.rotation: Rotation | None = None  # of all new tokens; set when computing begins
+        self.loads: list[LayerMove] = []  # of each layer
+        self.sends: list[LayerMove] = []
+        self.rotation: Rotation | None = None  # of all new tokens; set when computing begins, as is
+        self.last_rows: Tensor | None = None  # which of them is each part's last
         self.loaded = [threading.Event() for _ in range(layers)]
         self.computed = [threading.Event() for _ in range(layers)]  # or about to be:
         self.recorded = [Recorded(None)] * layers  # who reads the layer's KV waits for this, too
@@ -157,13 +160,17 @@ class PrefillEngine:
         row = 0
         for work in message.chunks:
             token_ids = torch.from_numpy(np.frombuffer(work.token_ids, dtype=np.int32).astype(np.int64))
-            part = _Part(work, row, token_ids.to(self._model.device))
+            part = _Part(work, row, token_ids)
             if self._verify:
                 part.digests = [xxhash.xxh3_64() for _ in work.hit_blocks]
             parts.append(part)
             row += self._cluster.blocks(part.cached + part.new) * self._cluster.block_tokens
         assert row <= self._hbm.shape[1], "the scheduler counts device memory"
         batch = _Batch(message.batch, parts, self._layers)
+        if self._moves_kv:
+            chunks = [(part.work, part.row) for part in parts]
+            batch.loads = planned_loads(self._geometry, self._engine, chunks)
+            batch.sends = planned_sends(self._geometry, chunks)
         for batches in self._queues:
             batches.put(batch)
 
@@ -179,7 +186,7 @@ class PrefillEngine:
             slot = layer % self._held
             under_way.wait_for(self._slot_free[slot])
             self._slot_free[slot] = batch.sent[layer]
-            moves = [move for part in batch.parts for move in self._load_part(part, layer)] if self._moves_kv else []
+            moves = [self._post(move, layer) for move in batch.loads]
             under_way.add(moves, partial(self._loaded, batch, layer))
             under_way.finish_all_but(self._ahead)
         under_way.finish_all_but(0)
@@ -192,28 +199,18 @@ class PrefillEngine:
             self._digest(part, layer)
         batch.loaded[layer].set()
 
-    def _load_part(self, part: _Part, layer: int) -> Iterator[Move]:
-        work = part.work
-        own, other = f"buffer/{self._engine}", f"buffer/{work.decode_engine}"
-        sources: tuple[tuple[Stage, Route, str, list[int], int, int], ...] = (
-            ("load-prefill", "prefill", own, work.prefill_slots, 0, work.prefill_tokens),
-            ("load-decode", "decode", other, work.decode_slots, work.prefill_tokens, work.hit_tokens),
-            # what earlier chunks computed has left this engine and comes back
-            ("load-decode", "miss", other, work.decode_slots, work.hit_tokens, work.cached_tokens),
+    def _post(self, move: LayerMove, layer: int) -> Move:
+        further = (layer % self._held * self._layer_bytes, layer * self._geometry.layer_block_bytes, 0)
+        copy = self._transport.write if move.stage == "forward" else self._transport.read
+        return self._path.post(
+            move.stage,
+            move.route,
+            move.tokens,
+            1,
+            self._engine,
+            move.decode_engine,
+            partial(copy, f"buffer/{move.buffer}", self._hbm_name, move.pieces + further),
         )
-        for stage, route, region, slots, first, end in sources:
-            if first == end:
-                continue
-            pieces = self._geometry.pieces(slots, layer, first, end - first, self._offset(part, layer, first))
-            yield self._path.post(
-                stage,
-                route,
-                end - first,
-                1,
-                self._engine,
-                work.decode_engine,
-                lambda region=region, pieces=pieces: self._transport.read(region, self._hbm_name, pieces),  # type: ignore[misc]
-            )
 
     def _digest(self, part: _Part, layer: int) -> None:
         """With verification: take the hit blocks' Layer Blocks of one layer into their checksums."""
@@ -266,12 +263,14 @@ class PrefillEngine:
 
     def _embed(self, batch: _Batch) -> list[Tensor]:
         """Hidden states: one tensor for the whole batch, or one per tile in deterministic mode."""
+        device = self._model.device
         if not self._deterministic:
             positions = [torch.arange(part.cached, part.cached + part.new) for part in batch.parts]
-            batch.rotation = self._model.rotation(torch.cat(positions).to(self._model.device))
-            return [self._model.embed(torch.cat([part.token_ids for part in batch.parts]))]
+            batch.rotation = self._model.rotation(torch.cat(positions).to(device))
+            batch.last_rows = (torch.tensor([part.new for part in batch.parts]).cumsum(0) - 1).to(device)
+            return [self._model.embed(torch.cat([part.token_ids for part in batch.parts]).to(device))]
         return [
-            rows.spread(self._model.embed(part.token_ids[first : first + rows.num]))
+            rows.spread(self._model.embed(part.token_ids[first : first + rows.num].to(device)))
             for part in batch.parts
             for first, rows in self._tiles(part)
         ]
@@ -338,12 +337,10 @@ class PrefillEngine:
                     token = choose_exact(self._model, state, position, self._cluster.block_tokens)
                     first_tokens.append((part.work.request, int(token)))
         else:
-            ends = torch.tensor([part.new for part in batch.parts]).cumsum(0) - 1
-            tokens = self._model.next_tokens(x[0][ends])
+            assert batch.last_rows is not None
+            tokens = self._model.as_list(self._model.next_tokens(x[0][batch.last_rows]))
             first_tokens = [
-                (part.work.request, int(token))
-                for part, token in zip(batch.parts, tokens, strict=True)
-                if part.work.last
+                (part.work.request, token) for part, token in zip(batch.parts, tokens, strict=True) if part.work.last
             ]
         zero_ns = self._path.zero_ns
         self._emit(BatchComputed(time.monotonic_ns() - zero_ns, start_ns - zero_ns, batch.number, first_tokens))
@@ -356,34 +353,9 @@ class PrefillEngine:
         for layer in range(self._layers):
             under_way.wait_for(batch.computed[layer])
             under_way.wait_for(batch.recorded[layer])
-            moves = [move for part in batch.parts for move in self._send_part(part, layer)] if self._moves_kv else []
+            moves = [self._post(move, layer) for move in batch.sends]
             under_way.add(moves, batch.sent[layer].set)
             under_way.finish_all_but(self._ahead)
         under_way.finish_all_but(0)
         batch.finished.wait()  # a batch is computed before it is sent, for the scheduler too
         self._emit(BatchSent(time.monotonic_ns() - self._path.zero_ns, batch.number))
-
-    def _send_part(self, part: _Part, layer: int) -> Iterator[Move]:
-        work = part.work
-        first_chunk = work.cached_tokens == work.hit_tokens
-        ranges: tuple[tuple[Route, int, int], ...] = (
-            ("prefill", 0, work.prefill_tokens if first_chunk else 0),  # the DE has no hit KV of the PE read path
-            ("miss", part.cached, part.cached + part.new),
-        )
-        for route, first, end in ranges:
-            if first == end:
-                continue
-            pieces = self._geometry.pieces(
-                work.decode_slots, layer, first, end - first, self._offset(part, layer, first)
-            )
-            yield self._path.post(
-                "forward",
-                route,
-                end - first,
-                1,
-                self._engine,
-                work.decode_engine,
-                lambda pieces=pieces: self._transport.write(  # type: ignore[misc]
-                    f"buffer/{work.decode_engine}", self._hbm_name, pieces
-                ),
-            )

@@ -63,6 +63,16 @@ class Model:
         event.record()
         return Recorded(event)
 
+    def as_list(self, tokens: Tensor) -> list[int]:
+        """[n] -> their values, when the device has them. Through pinned memory: a copy to any other holds the driver
+        until all before it is done, and no other thread of the process can ask the device for anything."""
+        if tokens.is_cuda:
+            pinned = torch.empty_like(tokens, device="cpu", pin_memory=True)
+            tokens = pinned.copy_(tokens, non_blocking=True)
+            self.recorded().wait()
+        found: list[int] = tokens.tolist()
+        return found
+
     def embed(self, token_ids: Tensor) -> Tensor:
         """[n] -> [n, hidden]"""
         return self.weights.embedding[token_ids]
