@@ -17,13 +17,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from dualpath.cluster_file import load_cluster
 from dualpath.core.arms import ARMS
 from dualpath.core.cluster import Cluster, Memory, Nodes
-from dualpath.core.errors import PlanError, RunError
-from dualpath.doctor import memory_bytes
+from dualpath.core.errors import ClusterError, PlanError, RunError
 from dualpath.engine.devices import best_device
 from dualpath.fits import Fit
+from dualpath.hosts import check_memory
 from dualpath.measure import (
     CLIENT_BLOCKS,
     COLD_REQUESTS,
@@ -116,7 +118,7 @@ def _measure(found: Calibration, cluster: Cluster, scratch: Path, longest: int) 
     found.say("[1/5] forward passes and decode steps, engines without KV")
     with _rig(cluster, "oracle", scratch / "compute") as rig:
         step_fit = _computing(found, rig, batches, longest)
-    found.say("[2/5] engines that share cores")
+    found.say("[2/5] engines that share cores, or a GPU")
     _sharing(found, replace(cluster, prefill=_SHARING, decode=_SHARING), scratch / "sharing", batches, longest)
     found.say("[3/5] a request alone on the cluster's links")
     with _rig(cluster, "basic", scratch / "links", max(READ_BLOCKS)) as rig:
@@ -163,16 +165,15 @@ def _computing(found: Calibration, rig: Rig, batches: list[Chunks], longest: int
 
 
 def _sharing(found: Calibration, cluster: Cluster, scratch: Path, batches: list[Chunks], longest: int) -> None:
-    num_cores = len(os.sched_getaffinity(0))
-    if best_device() != "cpu":
-        cores, how = 0.0, "as built: each engine computes on its device"
-    elif num_cores >= cluster.num_engines:
-        cores, how = float(num_cores), "counted: CPUs that this process may use"
+    on_gpus = best_device() != "cpu"
+    num, what = (torch.cuda.device_count(), "GPUs") if on_gpus else (len(os.sched_getaffinity(0)), "cores")
+    if num >= cluster.num_engines:
+        cores, how = float(num), f"counted: {what} that this process may use"
     else:
         with _rig(cluster, "oracle", scratch) as rig:
             dilation = shared_dilation(rig, batches, longest // 2)
-        cores = min(float(num_cores), max(1.0, cluster.num_engines / dilation))  # one engine alone has a core
-        how = f"measured: {cluster.num_engines} engines at once take {dilation:.2f} times as long on {num_cores} cores"
+        cores = min(float(num), max(1.0, cluster.num_engines / dilation))  # one engine alone has one
+        how = f"measured: {cluster.num_engines} engines at once take {dilation:.2f} times as long on {num} {what}"
     found.keep("cores", cores, how)
     found.note(f"cores: {cores:.2f}; {how}")
 
@@ -187,11 +188,9 @@ def _roomy(cluster: Cluster, longest: int) -> Cluster:
     request = (cluster.blocks(longest) + 1) * cluster.block_bytes
     batch = max(COLD_REQUESTS) * request
     memory = Memory(CLIENT_BLOCKS * cluster.block_bytes + request, 5 * batch, batch, 5 * batch)
-    need_bytes = 2 * (memory.prefill_buffer_bytes + memory.prefill_hbm_bytes + 10 * batch)
-    free_bytes, _ = memory_bytes()
-    if need_bytes > free_bytes:
-        raise PlanError(
-            f"--longest {longest} takes {need_bytes / 2**30:,.1f} GiB of memory with {cluster.model.name}, this "
-            f"machine has {free_bytes / 2**30:,.1f} GiB free; lower it"
-        )
+    several = replace(cluster, prefill=_SHARING, decode=_SHARING, memory=memory)
+    try:
+        check_memory(several, range(several.num_engines))
+    except ClusterError as error:
+        raise PlanError(f"--longest {longest} takes more memory than there is; lower it. {error}") from None
     return replace(cluster, prefill=Nodes(1, 1), decode=Nodes(1, 1), memory=memory)

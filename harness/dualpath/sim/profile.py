@@ -43,7 +43,7 @@ class Profile:
     client_gb_per_s: float = 0.0  # what one engine's storage client reads at most; 0: no limit of its own
     snic_us_per_block: float = 0.0  # what a Full Block costs a storage NIC beside its bytes
     dram_gb_per_s: float = 0.0  # per node, reads and writes together; 0: no limit
-    cores: float = 0.0  # that all engines share (sharing.py); 0: each has its own
+    cores: float = 0.0  # or GPUs, that all engines share (sharing.py); 0: each has its own
     cold_us_per_token: float = 0.0  # per new token by which a pass is larger than all before on its PEs
 
 
