@@ -21,6 +21,7 @@ from dualpath.core.arms import ARMS
 from dualpath.core.errors import RunError
 from dualpath.report import tables
 from dualpath.report.cells import gather
+from dualpath.report.near import near
 from dualpath.report.write import write_report_of
 from dualpath.results.bound import coordinator_ms_per_turn, noise
 from dualpath.results.checks import RUN_MISSING, Check, at_least, at_most
@@ -282,9 +283,9 @@ def native_check(path: Path) -> Check:
             else:
                 note = f"not a disk measurement: read through the page cache; {note}"
         except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-            note = f"{_near(path)}: not usable ({type(error).__name__}: {error})"
+            note = f"{near(path)}: not usable ({type(error).__name__}: {error})"
     what = "unpaced load into a PE buffer / plain threaded O_DIRECT read of the same files, median over rounds"
-    rows = [str(_near(path))] if path.exists() else []
+    rows = [str(near(path))] if path.exists() else []
     return at_least("cpu.native.read", what, value, NATIVE_LIMIT, note=note, rows=rows)
 
 
@@ -305,7 +306,7 @@ def print_summary(bench: Bench, checks: list[Check], page: Path) -> None:
     failed = [check for check in checks if not check.passed]
     for check in failed:
         print(f"FAIL {check.id}: {check.value} (bound {check.bound}) {check.note}")
-    print(f"{len(checks) - len(failed)} of {len(checks)} checks passed; report: {_near(page)}")
+    print(f"{len(checks) - len(failed)} of {len(checks)} checks passed; report: {near(page)}")
 
 
 def _load(directories: Iterable[Path]) -> tuple[list[Run], list[str]]:
@@ -314,7 +315,7 @@ def _load(directories: Iterable[Path]) -> tuple[list[Run], list[str]]:
     notes: list[str] = []
     for directory in sorted(directories):
         try:
-            run = Run.load(_near(directory))
+            run = Run.load(near(directory))
         except RunError as error:
             notes.append(str(error))
             continue
@@ -322,11 +323,6 @@ def _load(directories: Iterable[Path]) -> tuple[list[Run], list[str]]:
         if run.void:
             notes.append(f"{run.directory.name} is void: {', '.join(run.reasons)}")
     return found, notes
-
-
-def _near(path: Path) -> Path:
-    """Relative to the working directory where the path lies below it: reports travel, machines do not."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import polars as pl
 from dualpath.isolation import FLOOD_BYTES, FLOOD_DEPTH, PROBE_BYTES
 from dualpath.report import style
 from dualpath.report.figure import Figure, finish
+from dualpath.report.near import near
 from dualpath.report.sections import Section, Tile
 from dualpath.report.style import INK, PART_COLOURS, SOFT_INK, rules
 from dualpath.report.table import NONE, Table, number, table
@@ -424,12 +425,6 @@ def rate_table(rows: pl.DataFrame) -> Table:
         if by in writes["by"].to_list()
     ]
     return table(f"One-sided writes of {MESSAGE}, one device", ("by|", "MB/s"), made)
-
-
-def near(path: Path) -> Path:
-    """Relative to the working directory where the path lies below it: reports travel, machines do not."""
-    path = path.resolve()
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 if __name__ == "__main__":

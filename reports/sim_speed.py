@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dualpath.report.near import near
 from dualpath.report.sections import Section, Tile
 from dualpath.report.table import NONE, Table, number, table
 from dualpath.report.tables import checks_table
@@ -103,7 +104,7 @@ class Rows:
         return self.problems.get(group) or "; ".join(dict.fromkeys(errors)) or RUN_MISSING
 
     def file(self, group: str) -> tuple[str, ...]:
-        return (str(_near(self.folder / f"{group}.jsonl")),) if self.groups[group] else ()
+        return (str(near(self.folder / f"{group}.jsonl")),) if self.groups[group] else ()
 
 
 def main(rows_dir: Path | None = None, out_dir: Path | None = None) -> list[Check]:
@@ -125,7 +126,7 @@ def main(rows_dir: Path | None = None, out_dir: Path | None = None) -> list[Chec
     for check in checks:
         value = "not measured" if check.value is None else f"{check.value:,.4g} {check.unit}".removesuffix(" 1")
         print(f"{'pass' if check.passed else 'FAIL'} {check.id}: {value} (bound {check.bound}) {check.note}")
-    print(f"{sum(check.passed for check in checks)} of {len(checks)} checks passed; report: {_near(page)}")
+    print(f"{sum(check.passed for check in checks)} of {len(checks)} checks passed; report: {near(page)}")
     return checks
 
 
@@ -138,7 +139,7 @@ def load(folder: Path) -> Rows:
             found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
             groups[group] = [row for row in found if row["session"] == found[-1]["session"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            groups[group], problems[group] = [], f"{_near(path)}: not usable ({type(error).__name__}: {error})"
+            groups[group], problems[group] = [], f"{near(path)}: not usable ({type(error).__name__}: {error})"
     return Rows(folder, groups, problems)
 
 
@@ -313,11 +314,6 @@ def _both(pairs: Pairs, unit: str) -> str:
 
 def _agents(rows: list[Row]) -> str:
     return f"{rows[0]['agents']:,}" if rows else "no"
-
-
-def _near(path: Path) -> Path:
-    """Relative to the working directory where the path lies below it: reports travel, machines do not."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from dualpath.core.errors import DualpathError, RunError
 from dualpath.report import style, tables
 from dualpath.report.cells import gather
 from dualpath.report.figure import Figure, finish
+from dualpath.report.near import near
 from dualpath.report.sections import Section, Tile
 from dualpath.report.sections import caveats as caveats_of
 from dualpath.report.style import INK, SOFT_INK, WASH, arm_colour, rules
@@ -104,7 +105,7 @@ def _load(cells: list[Path], what: str, problems: list[str]) -> list[Run]:
     found: list[Run] = []
     for path in sorted(path for cell in cells for path in cell.glob("r*")):
         try:
-            run = Run.load(_near(path))
+            run = Run.load(near(path))
         except RunError as error:
             problems.append(str(error))
             continue
@@ -274,12 +275,6 @@ def _signed(value: float | None) -> str:
     return NONE if value is None else f"{value:+.1%}"
 
 
-def _near(path: Path) -> Path:
-    """Relative to the working directory where the path lies below it: reports travel, machines do not."""
-    path = path.resolve()
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=ROOT / "bench" / "out" / "sim_vs_real")
@@ -315,7 +310,7 @@ def main() -> int:
     )
     for check in failed:
         print(f"FAIL {check.id}: {per_cent(check.value)} (bound {check.bound}) {check.note}")
-    print(f"{len(checks) - len(failed)} of {len(checks)} checks passed; report: {_near(page)}")
+    print(f"{len(checks) - len(failed)} of {len(checks)} checks passed; report: {near(page)}")
     return 1 if failed else 0
 
 
