@@ -4,8 +4,8 @@
 
 OUT (default: bench/out/gpu) is where the KV is stored, too: at 6.25 GB/s a storage NIC reads faster than most disks,
 so let it be a file system in memory. Runs are interleaved: repeat by repeat, cluster by cluster, every arm. A finished
-run of the same plan and commit is kept, so an interrupted experiment goes on where it stopped; --minutes stops it
-between runs. --profile measures the machine as well, for the simulator (OUT/profile.toml).
+run of the same plan and commit is kept, so an interrupted experiment goes on where it stopped. --profile measures the
+machine as well, for the simulator (OUT/profile.toml).
 
 Needs torch with Triton, and of the suite's other packages those that `dualpath replay` needs; no Polars.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -49,29 +48,24 @@ def main() -> int:
     parser.add_argument("--clusters", default=",".join(CLUSTERS))
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=600, help="begin no run after so many")
     parser.add_argument("--profile", action="store_true", help="measure the machine for the simulator, too")
     arguments = parser.parse_args()
-    out, ends_s = arguments.out, time.monotonic() + 60 * arguments.minutes
+    out, arms = arguments.out, arguments.arms.split(",")
+    if unknown := set(arms) - set(ARMS):
+        parser.error(f"--arms {', '.join(sorted(unknown))}: known are {', '.join(ARMS)}")
     steps = [
         Step(f"{cluster} {arm} r{repeat}", plan(cluster, arm, out / cluster / arm / f"r{repeat}", repeat))
         for repeat in range(arguments.repeats)
         for cluster in arguments.clusters.split(",")
-        for arm in arguments.arms.split(",")
+        for arm in arms
     ]
-    status = 0
-    for step in steps:
-        if time.monotonic() > ends_s:
-            print(f"stopped before {step.name}: --minutes {arguments.minutes:g}", file=sys.stderr)
-            return 2
-        for outcome in run_series([step], replace=True):
-            if outcome.interrupted:
-                return 130
-            status = 2 if outcome.status == "void" else status
+    outcomes = run_series(steps, replace=True)
+    if any(outcome.interrupted for outcome in outcomes):
+        return 130
     if arguments.profile:
         cluster_file = ROOT / "bench" / "clusters" / f"{CLUSTERS[0]}.toml"
         calibrate(cluster_file, out / "profile.toml", lambda line: print(line, file=sys.stderr, flush=True), MAX_LEN)
-    return status
+    return 2 if any(outcome.status == "void" for outcome in outcomes) else 0
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import json
 import statistics
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def main(rows_file: Path, out_dir: Path | None = None) -> list[Check]:
     """Read the rows, compute the checks, write the report, print a summary. Returns the checks."""
     rows = [json.loads(line) for line in rows_file.read_text().splitlines()] if rows_file.exists() else []
     checks = [prefill_check(rows), decode_check(rows), *overlap_checks(rows)]
-    checks = [each if each.value is None else replace_rows(each, rows_file) for each in checks]
+    if rows:
+        checks = [replace(each, rows=(str(near(rows_file)),)) for each in checks]
     style.apply()
     page = write_page(
         out_dir or ROOT / "reports" / "out" / "gpu_model",
@@ -53,13 +55,6 @@ def main(rows_file: Path, out_dir: Path | None = None) -> list[Check]:
         print(f"{'pass' if each.passed else 'FAIL'} {each.id}: {number(each.value)} (bound {each.bound}) {each.note}")
     print(f"{sum(each.passed for each in checks)} of {len(checks)} checks passed; report: {near(page)}")
     return checks
-
-
-def replace_rows(check: Check, path: Path) -> Check:
-    """The check, with where its rows are."""
-    return Check(
-        check.id, check.what, check.value, check.unit, check.bound, check.passed, check.note, (str(near(path)),)
-    )
 
 
 def of(rows: list[Row], what: str, **values: object) -> Row | None:

@@ -91,9 +91,10 @@ def check_memory(cluster: Cluster, engines: Sequence[int]) -> None:
 
 def _check_gpus(cluster: Cluster, engines: Sequence[int]) -> None:
     """Engines take GPUs in turn, and those of one share its copy of the weights."""
-    for device in range(torch.cuda.device_count()):
-        its = engines[device :: torch.cuda.device_count()]
-        weights, beside = _weight_bytes(cluster.model), len(its) * _CONTEXT_BYTES
+    num, weights = torch.cuda.device_count(), _weight_bytes(cluster.model)
+    for device in range(num):
+        its = engines[device::num]
+        beside = len(its) * _CONTEXT_BYTES
         kv_bytes = sum(_hbm_bytes(cluster, engine) for engine in its)
         need_bytes, has_bytes = weights + kv_bytes + beside, torch.cuda.get_device_properties(device).total_memory
         if its and need_bytes > has_bytes:

@@ -2,7 +2,7 @@
 large pieces by its copy engines and small ones by a kernel.
 
 Each thread copies on a stream of its own, so what one thread loads overlaps what another computes. Who needs the bytes
-waits for the completion; and who copies what was computed must know that it has been (Model.finish).
+waits for the completion; and who copies what was computed must know that it has been (Model.recorded).
 """
 
 from __future__ import annotations
