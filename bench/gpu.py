@@ -26,7 +26,7 @@ from dualpath.series import Step, run_series
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTERS = ("h200-1p1d", "h200-1p2d", "h200-2p1d")
 # A slice of the 32K set that one GPU can hold: lengths by 1/4, trajectories cut where the context reaches 4,096 tokens.
-TRACE, SCALE, MAX_LEN, AGENTS = "agents-32k", Fraction(1, 4), 4096, 48
+TRACE, SCALE, MAX_LEN, AGENTS = "agents-32k", Fraction(1, 4), 4096, 96
 
 
 def plan(cluster: str, arm: str, output: Path, repeat: int) -> Plan:

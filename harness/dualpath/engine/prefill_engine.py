@@ -20,38 +20,30 @@ from functools import partial
 import numpy as np
 import torch
 import xxhash
-from torch import Tensor
 
 from dualpath.core.cluster import Cluster
 from dualpath.core.errors import CorruptBlockError
 from dualpath.engine.data_path import DataPath, Move
-from dualpath.engine.exact import TileRows, choose_exact, layer_tile
+from dualpath.engine.exact_pass import ExactPass
+from dualpath.engine.forward_pass import Chunk, Forward, ForwardPass
 from dualpath.engine.geometry import BlockGeometry
+from dualpath.engine.graphed_pass import GraphedPasses
 from dualpath.engine.layer_moves import LayerMove, planned_loads, planned_sends
 from dualpath.engine.messages import BatchComputed, BatchSent, CheckedBlock, ChunkWork, Collective, PrefillBatch
 from dualpath.engine.model_traffic import ModelTraffic
 from dualpath.engine.models.model import Model, Recorded
-from dualpath.engine.models.rotation import Rotation
 from dualpath.engine.pages import zeros
+from dualpath.engine.plain_pass import PlainPass
 from dualpath.engine.transport import Transport
 
 
 @dataclass(slots=True)
 class _Part:
-    """A chunk and where its tokens lie in device memory: rows [row, row + cached + new)."""
+    """A request's share of a batch."""
 
     work: ChunkWork
-    row: int
-    token_ids: Tensor  # [new], on the CPU: only the computer asks the device for copies
+    chunk: Chunk
     digests: list[xxhash.xxh3_64] = field(default_factory=list)  # per hit block, with verification
-
-    @property
-    def cached(self) -> int:
-        return self.work.cached_tokens
-
-    @property
-    def new(self) -> int:
-        return len(self.token_ids)
 
 
 class _Batch:
@@ -62,13 +54,15 @@ class _Batch:
         self.parts = parts
         self.loads: list[LayerMove] = []  # of each layer
         self.sends: list[LayerMove] = []
-        self.rotation: Rotation | None = None  # of all new tokens; set when computing begins, as is
-        self.last_rows: Tensor | None = None  # which of them is each part's last
         self.loaded = [threading.Event() for _ in range(layers)]
         self.computed = [threading.Event() for _ in range(layers)]  # or about to be:
         self.recorded = [Recorded(None)] * layers  # who reads the layer's KV waits for this, too
         self.sent = [threading.Event() for _ in range(layers)]
         self.finished = threading.Event()  # first tokens have been told
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        return [part.chunk for part in self.parts]
 
 
 class _UnderWay:
@@ -118,7 +112,6 @@ class PrefillEngine:
         self._path = path
         self._emit = emit
         self._moves_kv = moves_kv
-        self._deterministic = deterministic
         self._verify = verify and moves_kv
         self._geometry = BlockGeometry.of(cluster)
         self._layers = cluster.model.layers
@@ -128,13 +121,14 @@ class PrefillEngine:
         self._ahead = max(0, cluster.layerwise_layers - 2)  # layers whose moves are under way behind one that is moving
         rows = cluster.memory.prefill_hbm_bytes // (self._held * cluster.model.kv_layer_bytes)
         rows = rows // cluster.block_tokens * cluster.block_tokens
-        self._hbm = zeros(  # [layers held, tokens, E]
-            (self._held, rows, cluster.model.kv_elements), model.dtype, model.device
+        self._hbm = zeros(  # [layers held, tokens + 1, E]; the last row is nobody's (graphed_pass.py)
+            (self._held, rows + 1, cluster.model.kv_elements), model.dtype, model.device
         )
         self._hbm_bytes = self._hbm.view(torch.uint8).view(-1)
         self._hbm_name = f"hbm/{engine}"
         transport.register(self._hbm_name, self._hbm_bytes)
-        self._layer_bytes = rows * cluster.model.kv_layer_bytes
+        self._layer_bytes = (rows + 1) * cluster.model.kv_layer_bytes
+        self._forward = self._way_of_computing(deterministic)
 
         self._model_traffic = ModelTraffic(cluster, engine, transport, path) if cluster.model_bytes_per_token else None
         self._compute = self._compute_layerwise if layerwise else self._compute_whole
@@ -150,6 +144,14 @@ class PrefillEngine:
         spawn("computer", lambda: self._serve(1, self._compute))
         spawn("sender", lambda: self._serve(2, self._send))
 
+    def _way_of_computing(self, deterministic: bool) -> Forward:
+        model, memory = self._model, self._hbm
+        if deterministic:
+            return partial(ExactPass, model, memory, self._cluster.block_tokens)
+        if model.device != "cpu" and model.shape.attention == "gqa" and model.dtype.itemsize == 2:
+            return GraphedPasses(model, memory)
+        return partial(PlainPass, model, memory)
+
     @property
     def collectives(self) -> list[Collective]:
         """What stood for them."""
@@ -159,16 +161,16 @@ class PrefillEngine:
         parts: list[_Part] = []
         row = 0
         for work in message.chunks:
-            token_ids = torch.from_numpy(np.frombuffer(work.token_ids, dtype=np.int32).astype(np.int64))
-            part = _Part(work, row, token_ids)
+            token_ids = np.frombuffer(work.token_ids, dtype=np.int32).astype(np.int64)
+            part = _Part(work, Chunk(row, work.cached_tokens, token_ids))
             if self._verify:
                 part.digests = [xxhash.xxh3_64() for _ in work.hit_blocks]
             parts.append(part)
-            row += self._cluster.blocks(part.cached + part.new) * self._cluster.block_tokens
-        assert row <= self._hbm.shape[1], "the scheduler counts device memory"
+            row += self._cluster.blocks(work.cached_tokens + len(token_ids)) * self._cluster.block_tokens
+        assert row < self._hbm.shape[1], "the scheduler counts device memory"
         batch = _Batch(message.batch, parts, self._layers)
         if self._moves_kv:
-            chunks = [(part.work, part.row) for part in parts]
+            chunks = [(part.work, part.chunk.row) for part in parts]
             batch.loads = planned_loads(self._geometry, self._engine, chunks)
             batch.sends = planned_sends(self._geometry, chunks)
         for batches in self._queues:
@@ -221,7 +223,7 @@ class PrefillEngine:
 
     def _offset(self, part: _Part, layer: int, token: int) -> int:
         """Byte offset of a chunk's token in device memory."""
-        return layer % self._held * self._layer_bytes + (part.row + token) * self._geometry.entry_bytes
+        return layer % self._held * self._layer_bytes + (part.chunk.row + token) * self._geometry.entry_bytes
 
     def _compare(self, part: _Part) -> None:
         """A Full Block is exactly its Layer Blocks in a row, so its checksum can be taken as they arrive."""
@@ -242,107 +244,36 @@ class PrefillEngine:
     def _compute_layerwise(self, batch: _Batch) -> None:
         batch.loaded[0].wait()
         start_ns = time.monotonic_ns()
-        x = self._embed(batch)
+        forward = self._forward(batch.chunks)
         for layer in range(self._layers):
             batch.loaded[layer].wait()
-            x = self._layer(batch, layer, x)
+            self._layer(batch, forward, layer)
             batch.recorded[layer] = self._model.recorded()  # not waited for: the next layer is launched behind it
             batch.computed[layer].set()
-        self._finish(batch, x, start_ns)
+        self._finish(batch, forward.choices(), start_ns)
 
     def _compute_whole(self, batch: _Batch) -> None:
         batch.loaded[-1].wait()
         start_ns = time.monotonic_ns()
-        x = self._embed(batch)
+        forward = self._forward(batch.chunks)
         for layer in range(self._layers):
-            x = self._layer(batch, layer, x)
+            self._layer(batch, forward, layer)
         self._model.recorded().wait()
         for layer in range(self._layers):
             batch.computed[layer].set()
-        self._finish(batch, x, start_ns)
+        self._finish(batch, forward.choices(), start_ns)
 
-    def _embed(self, batch: _Batch) -> list[Tensor]:
-        """Hidden states: one tensor for the whole batch, or one per tile in deterministic mode."""
-        device = self._model.device
-        if not self._deterministic:
-            positions = [torch.arange(part.cached, part.cached + part.new) for part in batch.parts]
-            batch.rotation = self._model.rotation(torch.cat(positions).to(device))
-            batch.last_rows = (torch.tensor([part.new for part in batch.parts]).cumsum(0) - 1).to(device)
-            return [self._model.embed(torch.cat([part.token_ids for part in batch.parts]).to(device))]
-        return [
-            rows.spread(self._model.embed(part.token_ids[first : first + rows.num].to(device)))
-            for part in batch.parts
-            for first, rows in self._tiles(part)
-        ]
-
-    def _layer(self, batch: _Batch, layer: int, x: list[Tensor]) -> list[Tensor]:
-        computed = self._layer_exact(batch, layer, x) if self._deterministic else self._layer_fast(batch, layer, x)
+    def _layer(self, batch: _Batch, forward: ForwardPass, layer: int) -> None:
+        forward.layer(layer)
         if self._model_traffic is not None:
             self._model.recorded().wait()  # a collective begins when its layer has been computed
-            self._model_traffic.exchange(sum(part.new for part in batch.parts))
-        return computed
+            self._model_traffic.exchange(sum(chunk.new for chunk in batch.chunks))
 
-    def _layer_fast(self, batch: _Batch, layer: int, x: list[Tensor]) -> list[Tensor]:
-        model = self._model
-        hidden = x[0]
-        assert batch.rotation is not None
-        queries, entries = model.project(layer, hidden, batch.rotation)
-        mixed: list[Tensor] = []
-        first = 0
-        for part in batch.parts:
-            rows = self._rows(part, layer)
-            rows[part.cached :] = entries[first : first + part.new]
-            mixed.append(model.attend(layer, queries.rows(first, first + part.new), rows, part.cached))
-            first += part.new
-        hidden = hidden + torch.cat(mixed)
-        return [hidden + model.feed_forward(layer, hidden)]
-
-    def _layer_exact(self, batch: _Batch, layer: int, x: list[Tensor]) -> list[Tensor]:
-        states = iter(x)
-        computed: list[Tensor] = []
-        for part in batch.parts:
-            for _, rows in self._tiles(part):
-
-                def exchange(layer: int, entries: Tensor, part: _Part = part, rows: TileRows = rows) -> Tensor:
-                    context = self._hbm[layer % self._held, part.row : part.row + rows.start + rows.tile]
-                    context[rows.start + rows.first :][: rows.num] = entries
-                    return context
-
-                computed.append(layer_tile(self._model, layer, next(states), rows, exchange))
-        return computed
-
-    def _rows(self, part: _Part, layer: int) -> Tensor:
-        """A chunk's cache entries in one layer. [cached + new, E]"""
-        return self._hbm[layer % self._held, part.row : part.row + part.cached + part.new]
-
-    def _tiles(self, part: _Part) -> list[tuple[int, TileRows]]:
-        """(index of the first new token, rows) of each aligned tile that new tokens fall into."""
-        tile = self._cluster.block_tokens
-        tiles: list[tuple[int, TileRows]] = []
-        position, end = part.cached, part.cached + part.new
-        while position < end:
-            num = min(tile - position % tile, end - position)
-            tiles.append((position - part.cached, TileRows(position, num, tile)))
-            position += num
-        return tiles
-
-    def _finish(self, batch: _Batch, x: list[Tensor], start_ns: int) -> None:
-        first_tokens: list[tuple[int, int]] = []
-        if self._deterministic:
-            states = iter(x)
-            for part in batch.parts:
-                state = torch.cat([rows.take(next(states)) for _, rows in self._tiles(part)])[-1]
-                if part.work.last:
-                    position = part.cached + part.new - 1
-                    token = choose_exact(self._model, state, position, self._cluster.block_tokens)
-                    first_tokens.append((part.work.request, int(token)))
-        else:
-            assert batch.last_rows is not None
-            tokens = self._model.as_list(self._model.next_tokens(x[0][batch.last_rows]))
-            first_tokens = [
-                (part.work.request, token) for part, token in zip(batch.parts, tokens, strict=True) if part.work.last
-            ]
+    def _finish(self, batch: _Batch, choices: list[int], start_ns: int) -> None:
         zero_ns = self._path.zero_ns
+        first_tokens = [
+            (part.work.request, token) for part, token in zip(batch.parts, choices, strict=True) if part.work.last
+        ]
         self._emit(BatchComputed(time.monotonic_ns() - zero_ns, start_ns - zero_ns, batch.number, first_tokens))
         batch.finished.set()
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.nn.attention.bias import causal_lower_right
 
 from dualpath.core.model_shape import ModelShape
 from dualpath.engine.models.queries import Queries
@@ -33,16 +31,3 @@ def keys_values(shape: ModelShape, context: Tensor) -> tuple[Tensor, Tensor]:
     keys, values = context.chunk(2, dim=1)
     size = (len(context), shape.kv_heads, shape.head_dim)
     return keys.view(size).transpose(0, 1), values.view(size).transpose(0, 1)
-
-
-def attend_fused(queries: Queries, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """Each new token over the context up to itself, on a GPU: one kernel, no mask in memory, KV heads not repeated.
-
-    keys, values: [G, c, D]; the new tokens are the last of the context. Returns [n, H, D].
-    """
-    num, num_context = len(queries.heads), keys.shape[1]
-    bias = causal_lower_right(num, num_context) if num > 1 else None
-    mixed = functional.scaled_dot_product_attention(
-        queries.heads.transpose(0, 1)[None], keys[None], values[None], attn_mask=bias, scale=scale, enable_gqa=True
-    )
-    return mixed[0].transpose(0, 1)

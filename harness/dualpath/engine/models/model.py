@@ -102,8 +102,6 @@ class Model:
 
         context: cache entries [first_position + n, E]; returns [n, hidden].
         """
-        if queries.heads.is_cuda and self.shape.attention == "gqa":
-            return self.output(layer, grouped_query.attend_fused(queries, *self.keys_values(context), self.scale))
         num = len(queries.heads)
         mask = self._visible(queries, context, first_position)
         if num == 1 and mask is not None:  # a single token reads no more than it selects
