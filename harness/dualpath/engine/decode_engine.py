@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,13 +18,14 @@ from functools import partial
 import numpy as np
 import torch
 import xxhash
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dualpath.core.cluster import Cluster
 from dualpath.core.errors import CorruptBlockError
 from dualpath.core.hops import Route
 from dualpath.engine.block_copy import Done
-from dualpath.engine.data_path import DataPath
+from dualpath.engine.data_path import DataPath, Move
 from dualpath.engine.exact import TileRows, choose_exact, layer_tile
 from dualpath.engine.geometry import BlockGeometry, Pieces, buffer_slots, staging_slots
 from dualpath.engine.graphed_decode import GraphedDecode
@@ -36,6 +37,7 @@ from dualpath.engine.store import SegmentWriter
 from dualpath.engine.transport import Transport
 
 _WRITERS = 2
+_MOVE_BYTES = 16 << 20  # of KV on its way to device memory, about
 
 
 @dataclass(slots=True)
@@ -143,29 +145,31 @@ class DecodeEngine:
                 self._release(sequence)
 
     def _load(self, work: StartDecode) -> None:
-        """One move for each route, of all its blocks."""
-        block_tokens = self._cluster.block_tokens
+        """Some layers of all blocks of a route at a time, two moves under way: a link serves what comes first, and a
+        whole prompt at once would hold up the layers that prefill engines send."""
         pieces: dict[Route, list[Pieces]] = {}
         tokens: Counter[Route] = Counter()
         for block, slot in enumerate(work.decode_slots):
             route: Route = "prefill" if block < work.prefill_blocks else "decode" if block < work.hit_blocks else "miss"
-            num = min(block_tokens, work.prompt_tokens - block * block_tokens)
+            num = min(self._cluster.block_tokens, work.prompt_tokens - block * self._cluster.block_tokens)
             pieces.setdefault(route, []).append(self._page_pieces(work.hbm_blocks[block], slot, num))
             tokens[route] += num
-        moves = [
-            self._path.post(
-                "start",
-                route,
-                tokens[route],
-                self._cluster.model.layers,
-                work.prefill_engine,
-                self._engine,
-                partial(self._transport.read, f"buffer/{self._engine}", self._hbm_name, np.concatenate(blocks)),
-            )
-            for route, blocks in pieces.items()
-        ]
-        for move in moves:
+        under_way: deque[Move] = deque()
+        for route, blocks in pieces.items():
+            of_layers = np.stack(blocks, axis=1)  # [layers, blocks, 3]
+            step = max(1, _MOVE_BYTES // (tokens[route] * self._cluster.model.kv_layer_bytes))
+            for first in range(0, len(of_layers), step):
+                some = of_layers[first : first + step]
+                under_way.append(self._post_load(work, route, tokens[route], some))
+                if len(under_way) > 1:
+                    under_way.popleft().wait()
+        for move in under_way:
             move.wait()
+
+    def _post_load(self, work: StartDecode, route: Route, tokens: int, pieces: NDArray[np.int64]) -> Move:
+        """pieces: [layers, blocks, 3]"""
+        copy = partial(self._transport.read, f"buffer/{self._engine}", self._hbm_name, pieces.reshape(-1, 3))
+        return self._path.post("start", route, tokens, len(pieces), work.prefill_engine, self._engine, copy)
 
     def _page_pieces(self, page: int, slot: int, tokens: int) -> Pieces:
         """The Layer Blocks of a page of device memory, and where they lie in a slot of the buffer."""
