@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from dualpath.engine.block_copy import copy_pieces
+from dualpath.engine.block_copy import Region, copy_pieces
 from dualpath.engine.geometry import Pieces
 from torch import Tensor
 
@@ -45,14 +45,14 @@ def test_bytes_go_where_they_belong_and_nowhere_else(source_on: str, target_on: 
         expected[to_offset : to_offset + num] = values[from_offset : from_offset + num]
     if torch.cuda.is_available():
         torch.cuda.synchronize()  # the tensors are made on another stream
-    done = copy_pieces(source, target, cut)
+    done = copy_pieces(Region(source), Region(target), cut)
     assert done.wait() == cut[:, 2].sum()
     assert torch.equal(target.cpu(), expected)
 
 
 def test_nothing_to_copy_is_no_mistake() -> None:
     region = torch.zeros(8, dtype=torch.uint8)
-    assert copy_pieces(region, region, np.zeros((0, 3), np.int64)).wait() == 0
+    assert copy_pieces(Region(region), Region(region), np.zeros((0, 3), np.int64)).wait() == 0
 
 
 @pytest.mark.gpu
@@ -60,4 +60,4 @@ def test_what_lies_outside_a_region_is_not_touched() -> None:
     source = torch.zeros(64, dtype=torch.uint8, pin_memory=True)
     target = torch.zeros(64, dtype=torch.uint8, device="cuda")
     with pytest.raises(AssertionError, match="within the target"):
-        copy_pieces(source, target, np.array([[32, 0, 40]]))
+        copy_pieces(Region(source), Region(target), np.array([[32, 0, 40]]))

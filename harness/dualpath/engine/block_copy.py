@@ -8,6 +8,7 @@ waits for the completion; and who copies what was computed must know that it has
 from __future__ import annotations
 
 import threading
+from functools import cached_property
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -44,27 +45,41 @@ class Launched(NamedTuple):
         return self.num_bytes
 
 
-def copy_pieces(source: Tensor, target: Tensor, pieces: Pieces) -> Done | Launched:
-    """source, target: flat byte tensors; pieces: as the target has them, the source is the remote one."""
-    regions = (source, target)
-    is_launched = any(each.is_cuda for each in regions) and all(each.is_cuda or each.is_pinned() for each in regions)
+class Region:
+    """Memory that pieces are copied between."""
+
+    def __init__(self, memory: Tensor) -> None:
+        """memory: a flat byte tensor. Pinned before the first copy, or never."""
+        self.memory = memory
+        self.is_device = memory.is_cuda
+
+    @cached_property
+    def is_in_reach(self) -> bool:
+        """Of a GPU. Asked once: the driver takes its time to answer."""
+        return self.is_device or self.memory.is_pinned()
+
+
+def copy_pieces(source: Region, target: Region, pieces: Pieces) -> Done | Launched:
+    """pieces: as the target has them, the source is the remote one."""
+    is_launched = (source.is_device or target.is_device) and source.is_in_reach and target.is_in_reach
     if is_launched and len(pieces):
         _check_inside(source, target, pieces)
         by_engines = batch_copy.is_there() and pieces[:, 2].sum() >= _ENGINES_BYTES * len(pieces)
-        return copied_by_engines(source, target, pieces) if by_engines else copied_by_kernel(source, target, pieces)
+        copied = copied_by_engines if by_engines else copied_by_kernel
+        return copied(source.memory, target.memory, pieces)
     moved = 0
     for to_offset, from_offset, num_bytes in pieces.tolist():
-        part = source[from_offset : from_offset + num_bytes]
-        target[to_offset : to_offset + num_bytes].copy_(part)
+        part = source.memory[from_offset : from_offset + num_bytes]
+        target.memory[to_offset : to_offset + num_bytes].copy_(part)
         moved += len(part)
     return Done(moved)
 
 
-def _check_inside(source: Tensor, target: Tensor, pieces: Pieces) -> None:
+def _check_inside(source: Region, target: Region, pieces: Pieces) -> None:
     sizes = pieces[:, 2]
     for offsets, region, name in ((pieces[:, 1], source, "source"), (pieces[:, 0], target, "target")):
         assert offsets.min() >= 0, f"within the {name}"
-        assert (offsets + sizes).max() <= region.numel(), f"within the {name}"
+        assert (offsets + sizes).max() <= region.memory.numel(), f"within the {name}"
 
 
 def copied_by_engines(source: Tensor, target: Tensor, pieces: Pieces) -> Launched:
@@ -120,7 +135,7 @@ def warm_up() -> None:
     host = torch.zeros(64, dtype=torch.uint8).pin_memory()
     pieces = np.array([[0, 0, 64]])
     for source, target in ((host, host.to("cuda")), (host.to("cuda"), host)):
-        copy_pieces(source, target, pieces).wait()
+        copied_by_kernel(source, target, pieces).wait()
 
 
 def swapped(pieces: Pieces) -> Pieces:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -27,7 +27,7 @@ from dualpath.core.hops import Route
 from dualpath.engine.block_copy import Done
 from dualpath.engine.data_path import DataPath, Move
 from dualpath.engine.exact import TileRows, choose_exact, layer_tile
-from dualpath.engine.geometry import BlockGeometry, Pieces, buffer_slots, staging_slots
+from dualpath.engine.geometry import BlockGeometry, buffer_slots, staging_slots
 from dualpath.engine.graphed_decode import GraphedDecode
 from dualpath.engine.messages import BlockRef, BufferReleased, CheckedBlock, StartDecode, TurnDone
 from dualpath.engine.models.model import Model
@@ -147,20 +147,21 @@ class DecodeEngine:
     def _load(self, work: StartDecode) -> None:
         """Some layers of all blocks of a route at a time, two moves under way: a link serves what comes first, and a
         whole prompt at once would hold up the layers that prefill engines send."""
-        pieces: dict[Route, list[Pieces]] = {}
-        tokens: Counter[Route] = Counter()
-        for block, slot in enumerate(work.decode_slots):
-            route: Route = "prefill" if block < work.prefill_blocks else "decode" if block < work.hit_blocks else "miss"
-            num = min(self._cluster.block_tokens, work.prompt_tokens - block * self._cluster.block_tokens)
-            pieces.setdefault(route, []).append(self._page_pieces(work.hbm_blocks[block], slot, num))
-            tokens[route] += num
+        num = len(work.decode_slots)
+        tokens = np.full(num, self._cluster.block_tokens)
+        tokens[-1] = work.prompt_tokens - (num - 1) * self._cluster.block_tokens
+        pieces = self._page_pieces(work.hbm_blocks[:num], work.decode_slots, tokens)
+        bounds: dict[Route, tuple[int, int]] = {
+            "prefill": (0, work.prefill_blocks),
+            "decode": (work.prefill_blocks, work.hit_blocks),
+            "miss": (work.hit_blocks, num),
+        }
         under_way: deque[Move] = deque()
-        for route, blocks in pieces.items():
-            of_layers = np.stack(blocks, axis=1)  # [layers, blocks, 3]
-            step = max(1, _MOVE_BYTES // (tokens[route] * self._cluster.model.kv_layer_bytes))
-            for first in range(0, len(of_layers), step):
-                some = of_layers[first : first + step]
-                under_way.append(self._post_load(work, route, tokens[route], some))
+        for route, (first, end) in bounds.items():
+            its = int(tokens[first:end].sum())
+            step = max(1, _MOVE_BYTES // (its * self._cluster.model.kv_layer_bytes)) if its else len(pieces)
+            for layer in range(0, len(pieces) if its else 0, step):
+                under_way.append(self._post_load(work, route, its, pieces[layer : layer + step, first:end]))
                 if len(under_way) > 1:
                     under_way.popleft().wait()
         for move in under_way:
@@ -171,12 +172,14 @@ class DecodeEngine:
         copy = partial(self._transport.read, f"buffer/{self._engine}", self._hbm_name, pieces.reshape(-1, 3))
         return self._path.post("start", route, tokens, len(pieces), work.prefill_engine, self._engine, copy)
 
-    def _page_pieces(self, page: int, slot: int, tokens: int) -> Pieces:
-        """The Layer Blocks of a page of device memory, and where they lie in a slot of the buffer."""
-        layers = np.arange(self._cluster.model.layers)
-        local = (layers * self._hbm.shape[1] + page) * self._geometry.layer_block_bytes
-        remote = self._geometry.slot_offset(slot) + layers * self._geometry.layer_block_bytes
-        return np.stack([local, remote, np.full_like(layers, tokens * self._geometry.entry_bytes)], axis=1)
+    def _page_pieces(self, pages: Sequence[int], slots: Sequence[int], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The Layer Blocks of pages of device memory with so many tokens each, and where they lie in slots of the
+        buffer: [layers, blocks, 3], as Pieces."""
+        layers = np.arange(self._cluster.model.layers)[:, None]
+        local = (layers * self._hbm.shape[1] + np.array(pages)) * self._geometry.layer_block_bytes
+        remote = np.array(slots) * self._geometry.stride_bytes + layers * self._geometry.layer_block_bytes
+        num_bytes = np.broadcast_to(tokens * self._geometry.entry_bytes, local.shape)
+        return np.stack([local, remote, num_bytes], axis=2)
 
     def _compare(self, work: StartDecode) -> None:
         """Hit blocks in the DE buffer, whichever way they came, against what was written to storage."""
@@ -295,7 +298,8 @@ class DecodeEngine:
         """A block that decode has filled goes to storage through a staging slot. Waits for one to be free: storage
         that cannot keep up slows decode down, it does not grow a queue."""
         slot = self._staging.get()
-        pieces = self._page_pieces(sequence.work.hbm_blocks[block], slot, self._cluster.block_tokens)
+        tokens = np.array([self._cluster.block_tokens])
+        pieces = self._page_pieces([sequence.work.hbm_blocks[block]], [slot], tokens).reshape(-1, 3)
         with self._lock:
             sequence.holds += 1
 

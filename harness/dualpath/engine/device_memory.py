@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dualpath.core.errors import WorkerError
-from dualpath.engine.block_copy import copy_pieces
+from dualpath.engine.block_copy import Region, copy_pieces
 from dualpath.engine.geometry import Pieces
 
 _DMA_BUF_FD = 1  # CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD
@@ -67,6 +67,6 @@ class Mirror:
         self._copy(self.pinned, self._region, pieces)
 
     def _copy(self, source: Tensor, target: Tensor, pieces: Pieces) -> None:
-        moved = copy_pieces(source, target, pieces[:, [0, 0, 2]]).wait()
+        moved = copy_pieces(Region(source), Region(target), pieces[:, [0, 0, 2]]).wait()
         with self._counting:
             self.staged_bytes += moved

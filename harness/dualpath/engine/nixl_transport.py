@@ -21,7 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from dualpath.core.errors import WorkerError
-from dualpath.engine.block_copy import copy_pieces, swapped
+from dualpath.engine.block_copy import Region, copy_pieces, swapped
 from dualpath.engine.geometry import Pieces
 from dualpath.engine.network import Endpoint, NetworkCounts, NixlError, NixlSettings, RemoteRegion
 from dualpath.engine.pacer import Lane
@@ -39,7 +39,7 @@ class NixlTransport:
         self._hears_notices = hears_notices
         self._agent = _agent(f"engine-{engine}")
         self._lock = threading.Lock()  # the agent is one thread's at a time
-        self._tensors: dict[str, Tensor] = {}
+        self._regions: dict[str, Region] = {}
         self._shared: dict[str, RemoteRegion] = {}
         self._registered: list[Any] = []
         self._remote: dict[str, tuple[RemoteRegion, str]] = {}  # and its agent's name
@@ -51,8 +51,8 @@ class NixlTransport:
         self._closing = threading.Event()
 
     def register(self, name: str, region: Tensor, *, is_shared: bool = False) -> None:
-        assert name not in self._tensors, f"region {name} registered twice"
-        self._tensors[name] = region
+        assert name not in self._regions, f"region {name} registered twice"
+        self._regions[name] = Region(region)
         try:
             self._registered.append(self._agent.register_memory(region))
         except Exception as error:  # NIXL's bindings raise types of their own
@@ -88,12 +88,12 @@ class NixlTransport:
             self._heard += sum(len(notices) for notices in self._agent.get_new_notifs().values())
 
     def read(self, remote: str, local: str, pieces: Pieces, lane: Lane = "kv") -> Completion:
-        if remote in self._tensors:
+        if remote in self._regions:
             return self._copied(remote, local, pieces)
         return self._post("READ", remote, local, pieces, b"")
 
     def write(self, remote: str, local: str, pieces: Pieces, lane: Lane = "kv") -> Completion:
-        if remote in self._tensors:
+        if remote in self._regions:
             return self._copied(local, remote, swapped(pieces))
         notice = b""
         with self._counting:
@@ -105,7 +105,7 @@ class NixlTransport:
         return self._post("WRITE", remote, local, pieces, notice)
 
     def _copied(self, source: str, target: str, pieces: Pieces) -> Completion:
-        done = copy_pieces(self._tensors[source], self._tensors[target], pieces)
+        done = copy_pieces(self._regions[source], self._regions[target], pieces)
         with self._counting:
             self._copied_bytes += done.num_bytes
         return done
@@ -114,7 +114,7 @@ class NixlTransport:
         self, kind: Literal["READ", "WRITE"], remote: str, local: str, pieces: Pieces, notice: bytes
     ) -> Completion:
         region, agent = self._remote[remote]
-        tensor = self._tensors[local]
+        tensor = self._regions[local].memory
         device = max(tensor.get_device(), 0)
         for offsets, num, side in ((pieces[:, 0], tensor.numel(), "local"), (pieces[:, 1], region.num_bytes, "remote")):
             assert offsets.min() >= 0, f"within the {side} region"
@@ -167,7 +167,7 @@ class NixlTransport:
             engine=self._engine,
             device=f"UCX (UCX_TLS={os.environ.get('UCX_TLS', 'its own choice')})",
             regions=len(self._registered),
-            registered_bytes=sum(tensor.numel() for tensor in self._tensors.values()),
+            registered_bytes=sum(region.memory.numel() for region in self._regions.values()),
             work_requests=self._requests,
             doorbells=self._transfers,
             moved_bytes=self._moved_bytes,

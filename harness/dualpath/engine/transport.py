@@ -12,7 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from dualpath.engine.block_copy import copy_pieces, swapped
+from dualpath.engine.block_copy import Region, copy_pieces, swapped
 from dualpath.engine.geometry import Pieces
 from dualpath.engine.network import Endpoint, NetworkCounts
 from dualpath.engine.pacer import Lane
@@ -65,11 +65,11 @@ class SharedMemoryTransport:
     """Processes of one host: a peer's region is the same memory, mapped here too, and a transfer is a copy."""
 
     def __init__(self) -> None:
-        self._regions: dict[str, Tensor] = {}
+        self._regions: dict[str, Region] = {}
 
     def register(self, name: str, region: Tensor, *, is_shared: bool = False) -> None:
         assert name not in self._regions, f"region {name} registered twice"
-        self._regions[name] = region
+        self._regions[name] = Region(region)
 
     def read(self, remote: str, local: str, pieces: Pieces, lane: Lane = "kv") -> Completion:
         source, target = self._regions[remote], self._regions[local]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor
 
 from dualpath.core.errors import WorkerError
-from dualpath.engine.block_copy import copy_pieces, swapped
+from dualpath.engine.block_copy import Region, copy_pieces, swapped
 from dualpath.engine.device_memory import DmaBuf, Mirror, NoDmaBuf
 from dualpath.engine.geometry import Pieces
 from dualpath.engine.network import Endpoint, NetworkCounts, RemoteRegion
@@ -43,7 +43,7 @@ class VerbsTransport:
         self._peers = list(peers)
         self._nic = Nic(settings, len(self._peers) * len(lanes))
         self._hears_notices = hears_notices
-        self._tensors: dict[str, Tensor] = {}
+        self._regions: dict[str, Region] = {}
         self._memory: dict[str, Memory] = {}
         self._mirrors: dict[str, Mirror] = {}  # of regions that the NIC does not reach
         self._notes: list[str] = []
@@ -59,8 +59,8 @@ class VerbsTransport:
         self._closing = threading.Event()
 
     def register(self, name: str, region: Tensor, *, is_shared: bool = False) -> None:
-        assert name not in self._tensors, f"region {name} registered twice"
-        self._tensors[name] = region
+        assert name not in self._regions, f"region {name} registered twice"
+        self._regions[name] = Region(region)
         is_device = region.device.type != "cpu"
         if is_shared or not (is_device or self._settings.stages_device_memory):
             assert not is_device, "peers reach host memory only"
@@ -119,7 +119,7 @@ class VerbsTransport:
             self._nic.look()
 
     def read(self, remote: str, local: str, pieces: Pieces, lane: Lane = "kv") -> Completion:
-        if remote in self._tensors:
+        if remote in self._regions:
             return self._copied(remote, local, pieces)
         region, peer = self._remote[remote]
         posted = self._pairs[lane, peer].post(
@@ -135,7 +135,7 @@ class VerbsTransport:
         return OnItsWay(wait)
 
     def write(self, remote: str, local: str, pieces: Pieces, lane: Lane = "kv") -> Completion:
-        if remote in self._tensors:
+        if remote in self._regions:
             return self._copied(local, remote, swapped(pieces))
         region, peer = self._remote[remote]
         if (mirror := self._mirrors.get(local)) is not None:
@@ -156,7 +156,7 @@ class VerbsTransport:
             return self._num_notices % (1 << _NOTICE_BITS)
 
     def _copied(self, source: str, target: str, pieces: Pieces) -> Completion:
-        done = copy_pieces(self._tensors[source], self._tensors[target], pieces)
+        done = copy_pieces(self._regions[source], self._regions[target], pieces)
         with self._counting:
             self._copied_bytes += done.num_bytes
         return done
