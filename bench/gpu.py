@@ -1,11 +1,14 @@
 """The GPU experiment: every arm on 1P1D, 1P2D and 2P1D of Qwen2.5-7B, all engines on the GPUs of this machine.
 
-    PYTHONPATH=harness python bench/gpu.py [OUT] [--clusters h200-1p1d,...] [--arms ...] [--repeats 3] [--profile]
+    PYTHONPATH=harness python bench/gpu.py [OUT] [--clusters h200-1p1d,...] [--arms ...] [--repeats 0,1,2] [--profile]
 
 OUT (default: bench/out/gpu) is where the KV is stored, too: at 6.25 GB/s a storage NIC reads faster than most disks,
 so let it be a file system in memory. Runs are interleaved: repeat by repeat, cluster by cluster, every arm. A finished
 run of the same plan and commit is kept, so an interrupted experiment goes on where it stopped. --profile measures the
 machine as well, for the simulator (OUT/profile.toml).
+
+Engines of one GPU share it through NVIDIA's MPS, so that their kernels run side by side; without it the GPU would serve
+them in turns of milliseconds. The daemon is started here and ends with the experiment.
 
 Needs torch with Triton, and of the suite's other packages those that `dualpath replay` needs; no Polars.
 """
@@ -13,8 +16,15 @@ Needs torch with Triton, and of the suite's other packages those that `dualpath 
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 from dualpath.calibrate import calibrate
@@ -25,8 +35,8 @@ from dualpath.series import Step, run_series
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTERS = ("h200-1p1d", "h200-1p2d", "h200-2p1d")
-# A slice of the 32K set that one GPU can hold: lengths by 1/4, trajectories cut where the context reaches 4,096 tokens.
-TRACE, SCALE, MAX_LEN, AGENTS = "agents-32k", Fraction(1, 4), 4096, 96
+# A slice of the 32K set whose computing one GPU can keep up with: lengths by 1/8, contexts of up to 4,096 tokens.
+TRACE, SCALE, MAX_LEN, AGENTS = "agents-32k", Fraction(1, 8), 4096, 48
 
 
 def plan(cluster: str, arm: str, output: Path, repeat: int) -> Plan:
@@ -42,12 +52,25 @@ def plan(cluster: str, arm: str, output: Path, repeat: int) -> Plan:
     )
 
 
+@contextmanager
+def shared_gpu() -> Iterator[None]:
+    """With NVIDIA's MPS."""
+    control = shutil.which("nvidia-cuda-mps-control") or "/usr/local/nvidia/bin/nvidia-cuda-mps-control"
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(CUDA_MPS_PIPE_DIRECTORY=folder, CUDA_MPS_LOG_DIRECTORY=folder)
+        subprocess.run([control, "-d"], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([control], input=b"quit\n", check=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", nargs="?", type=Path, default=ROOT / "bench" / "out" / "gpu")
     parser.add_argument("--clusters", default=",".join(CLUSTERS))
     parser.add_argument("--arms", default=",".join(ARMS))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", default="0,1,2", help="numbers of those to run")
     parser.add_argument("--profile", action="store_true", help="measure the machine for the simulator, too")
     arguments = parser.parse_args()
     out, arms = arguments.out, arguments.arms.split(",")
@@ -55,16 +78,18 @@ def main() -> int:
         parser.error(f"--arms {', '.join(sorted(unknown))}: known are {', '.join(ARMS)}")
     steps = [
         Step(f"{cluster} {arm} r{repeat}", plan(cluster, arm, out / cluster / arm / f"r{repeat}", repeat))
-        for repeat in range(arguments.repeats)
+        for repeat in map(int, arguments.repeats.split(","))
         for cluster in arguments.clusters.split(",")
         for arm in arms
     ]
-    outcomes = run_series(steps, replace=True)
-    if any(outcome.interrupted for outcome in outcomes):
-        return 130
-    if arguments.profile:
-        cluster_file = ROOT / "bench" / "clusters" / f"{CLUSTERS[0]}.toml"
-        calibrate(cluster_file, out / "profile.toml", lambda line: print(line, file=sys.stderr, flush=True), MAX_LEN)
+    with shared_gpu():
+        outcomes = run_series(steps, replace=True)
+        if any(outcome.interrupted for outcome in outcomes):
+            return 130
+        if arguments.profile:
+            cluster_file = ROOT / "bench" / "clusters" / f"{CLUSTERS[0]}.toml"
+            say = partial(print, file=sys.stderr, flush=True)
+            calibrate(cluster_file, out / "profile.toml", say, MAX_LEN)
     return 2 if any(outcome.status == "void" for outcome in outcomes) else 0
 
 

@@ -58,7 +58,7 @@ class EngineLoad:
         self._done: queue.SimpleQueue[BlocksRead] = queue.SimpleQueue()
         self._num_requests = 0
         path = DataPath(cluster, Pacer.create(link_rates(cluster)), Meter())
-        self._reader = QueuedReader(cluster, 0, path, buffer, reader, self._done.put, verify=False)
+        self._reader = QueuedReader(cluster, 0, path, buffer.view, reader, self._done.put, verify=False)
         self._reader.start(lambda name, body: threading.Thread(target=body, name=name, daemon=True).start())
 
     def seconds(self, found: dict[bytes, Location], seed: int) -> float:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select as readiness
 import signal
 import subprocess
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,11 @@ def _run(trace: Path, cluster: Path, output: Path, arm: str, **options: Any) -> 
 
 
 def _engines() -> list[int]:
-    """Engine processes that are children of this one."""
+    return _children(os.getpid(), b"dualpath.engine.worker")
+
+
+def _children(of: int, named: bytes) -> list[int]:
+    """Processes with such a command line that are children of one."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -41,7 +45,7 @@ def _engines() -> list[int]:
             command = (entry / "cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if parent == os.getpid() and b"dualpath.engine.worker" in command:
+        if parent == of and named in command:
             found.append(int(entry.name))
     return found
 
@@ -112,6 +116,34 @@ def test_a_disk_that_fills_up_voids_the_run_and_the_rows_are_kept(
     assert not _engines()
 
 
+@pytest.mark.parametrize("at", ["engine", "storage"])
+def test_no_process_outlives_a_run(
+    at: str, trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Whichever is killed, what read storage for the engines goes with them, and the run is void."""
+    left: list[int] = []
+    killed: list[int] = []
+
+    def kill_one(ended: int, planned: int) -> None:
+        if ended == 2:
+            storage = [
+                child for engine in _engines() for child in _children(engine, b"dualpath.engine.storage_process")
+            ]
+            assert len(storage) == 2
+            left.extend(os.pidfd_open(pid) for pid in [*_engines(), *storage])
+            killed.append(min(_engines() if at == "engine" else storage))
+            os.kill(killed[0], signal.SIGKILL)
+
+    outcome = _run(trace_file, cluster_file(snic="4MB/s"), tmp_path / "run", "dualpath", watch=kill_one)
+    assert outcome.status == "void"
+    assert f"(pid {killed[0]}) was killed by" in outcome.reasons[0]
+    if at == "storage":
+        assert "the storage process of engine" in outcome.reasons[0]
+    for pidfd in left:
+        assert wait([pidfd], 30), "a process of the run lives on"
+        os.close(pidfd)
+
+
 def test_a_killed_engine_voids_the_run_and_what_was_recorded_stays(
     trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -169,5 +201,5 @@ def test_an_engine_refuses_to_outlive_its_coordinator(
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             continue
-        assert readiness.select([pidfd], [], [], 30)[0], f"engine {pid} is still there"
+        assert wait([pidfd], 30), f"engine {pid} is still there"
         os.close(pidfd)

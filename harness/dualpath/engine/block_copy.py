@@ -17,21 +17,13 @@ import torch
 from torch import Tensor
 
 from dualpath.engine import batch_copy
+from dualpath.engine.completion import Done
 from dualpath.engine.geometry import Pieces
 
 _thread = threading.local()
 _TABLES = 8  # of one thread under way at once
 _LAUNCH_PIECES = 1024  # of one launch
 _ENGINES_BYTES = 64 << 10  # of a piece on average, from which copy engines are used
-
-
-class Done(NamedTuple):
-    """Bytes that have moved already."""
-
-    num_bytes: int
-
-    def wait(self) -> int:
-        return self.num_bytes
 
 
 class Launched(NamedTuple):

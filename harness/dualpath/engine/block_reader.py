@@ -9,11 +9,10 @@ from collections.abc import Callable
 
 from dualpath.core.cluster import Cluster
 from dualpath.core.hops import Route, Stage
-from dualpath.engine.block_copy import Done
+from dualpath.engine.completion import Done
 from dualpath.engine.data_path import DataPath
 from dualpath.engine.geometry import BlockGeometry
 from dualpath.engine.messages import BlockRef, BlocksRead, CheckedBlock, ReadBlocks
-from dualpath.engine.shared_buffer import SharedBuffer
 from dualpath.engine.store import BlockReader
 
 
@@ -25,7 +24,7 @@ class QueuedReader:
         cluster: Cluster,
         engine: int,
         path: DataPath,
-        buffer: SharedBuffer,
+        buffer: memoryview,
         reader: BlockReader,
         emit: Callable[[BlocksRead], None],
         *,
@@ -75,7 +74,7 @@ class QueuedReader:
     def _read(self, message: ReadBlocks, ref: BlockRef, slot: int) -> int:
         """Returns the checksum found. Raises CorruptBlockError unless it is the one written with the block."""
         start = self._geometry.slot_offset(slot)
-        into = self._buffer.view[start : start + self._geometry.stride_bytes]
+        into = self._buffer[start : start + self._geometry.stride_bytes]
         found: list[int] = []
 
         def copy() -> Done:

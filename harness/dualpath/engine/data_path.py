@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from dualpath.core.cluster import Cluster
 from dualpath.core.hops import Charge, Direction, Route, Stage, charges
+from dualpath.engine.completion import Completion
 from dualpath.engine.meter import Meter
 from dualpath.engine.pacer import Lane, Pacer, Reservation
-from dualpath.engine.transport import Completion
 
 
 def link_rates(cluster: Cluster) -> list[float | None]:

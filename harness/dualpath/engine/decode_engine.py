@@ -24,7 +24,7 @@ from torch import Tensor
 from dualpath.core.cluster import Cluster
 from dualpath.core.errors import CorruptBlockError
 from dualpath.core.hops import Route
-from dualpath.engine.block_copy import Done
+from dualpath.engine.completion import Done
 from dualpath.engine.data_path import DataPath, Move
 from dualpath.engine.exact import TileRows, choose_exact, layer_tile
 from dualpath.engine.geometry import BlockGeometry, buffer_slots, staging_slots
@@ -158,9 +158,11 @@ class DecodeEngine:
         }
         under_way: deque[Move] = deque()
         for route, (first, end) in bounds.items():
+            if end == first:
+                continue
             its = int(tokens[first:end].sum())
-            step = max(1, _MOVE_BYTES // (its * self._cluster.model.kv_layer_bytes)) if its else len(pieces)
-            for layer in range(0, len(pieces) if its else 0, step):
+            step = max(1, _MOVE_BYTES // (its * self._cluster.model.kv_layer_bytes))
+            for layer in range(0, len(pieces), step):
                 under_way.append(self._post_load(work, route, its, pieces[layer : layer + step, first:end]))
                 if len(under_way) > 1:
                     under_way.popleft().wait()

@@ -257,6 +257,8 @@ class Dismissed(Message, frozen=True):
 
 
 ToEngine = Connect | StartClock | ReadBlocks | PrefillBatch | StartDecode | Shutdown
+ToStorage = StartClock | ReadBlocks | Shutdown
+FromStorage = Hello | BlocksRead | Failed | Summary
 ToHost = ClockReply | StartEngines | Refused | Dismissed
 FromEngine = Hello | Connected | BlocksRead | BatchComputed | BatchSent | BufferReleased | TurnDone | Failed | Summary
 ToCoordinator = FromEngine | Present | EngineEnded

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from dualpath.core.errors import WorkerError
 from dualpath.engine.block_copy import Region, copy_pieces, swapped
+from dualpath.engine.completion import Completion
 from dualpath.engine.geometry import Pieces
 from dualpath.engine.network import Endpoint, NetworkCounts, NixlError, NixlSettings, RemoteRegion
 from dualpath.engine.pacer import Lane
-from dualpath.engine.transport import Completion, OnItsWay
+from dualpath.engine.transport import OnItsWay
 
 _LISTEN_S = 0.001  # between two looks for notices
 _NAP_S = 50e-6

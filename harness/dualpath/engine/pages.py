@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import mmap
 from collections.abc import Sequence
@@ -10,12 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
-def in_huge_pages(memory: mmap.mmap) -> mmap.mmap:
-    """Ask for them; a system that has none says no, and nothing is lost."""
-    with contextlib.suppress(OSError):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memory
+from dualpath.engine.huge_pages import in_huge_pages
 
 
 def zeros(shape: Sequence[int], dtype: torch.dtype, device: str) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dualpath.core.errors import WorkerError
-from dualpath.engine.pages import in_huge_pages
+from dualpath.engine.huge_pages import in_huge_pages
 
 
 class SharedBuffer:

@@ -13,14 +13,10 @@ from typing import Protocol
 from torch import Tensor
 
 from dualpath.engine.block_copy import Region, copy_pieces, swapped
+from dualpath.engine.completion import Completion
 from dualpath.engine.geometry import Pieces
 from dualpath.engine.network import Endpoint, NetworkCounts
 from dualpath.engine.pacer import Lane
-
-
-class Completion(Protocol):
-    def wait(self) -> int:
-        """Block until the bytes have arrived; returns how many did. Raises WorkerError where they cannot."""
 
 
 class Transport(Protocol):

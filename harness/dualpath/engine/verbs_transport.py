@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dualpath.core.errors import WorkerError
 from dualpath.engine.block_copy import Region, copy_pieces, swapped
+from dualpath.engine.completion import Completion
 from dualpath.engine.device_memory import DmaBuf, Mirror, NoDmaBuf
 from dualpath.engine.geometry import Pieces
 from dualpath.engine.network import Endpoint, NetworkCounts, RemoteRegion
@@ -26,7 +27,7 @@ from dualpath.engine.rdma.memory import Memory
 from dualpath.engine.rdma.nic import Nic
 from dualpath.engine.rdma.queue_pair import QueuePair, Work
 from dualpath.engine.rdma.settings import End, RdmaError, RdmaSettings
-from dualpath.engine.transport import Completion, OnItsWay
+from dualpath.engine.transport import OnItsWay
 
 _LISTEN_S = 0.001  # between two looks for notices
 _NOTICE_BITS = 32

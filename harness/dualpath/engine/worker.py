@@ -15,7 +15,6 @@ import torch
 
 from dualpath.core.cluster import Cluster
 from dualpath.engine.block_copy import warm_up
-from dualpath.engine.block_reader import QueuedReader
 from dualpath.engine.data_path import DataPath
 from dualpath.engine.decode_engine import DecodeEngine
 from dualpath.engine.devices import best_device
@@ -43,7 +42,8 @@ from dualpath.engine.prefill_engine import PrefillEngine
 from dualpath.engine.serve import Outbox, failed, run_process
 from dualpath.engine.shared_buffer import SharedBuffer
 from dualpath.engine.shared_weights import shared_weights
-from dualpath.engine.store import BlockReader, SegmentWriter
+from dualpath.engine.storage_client import StorageClient
+from dualpath.engine.store import SegmentWriter
 from dualpath.engine.transport import NetworkTransport, SharedMemoryTransport, Transport
 from dualpath.engine.verbs_transport import VerbsTransport
 
@@ -58,6 +58,7 @@ class Engine:
         self._outbox = outbox
         self._setup = setup
         self._meter = Meter()
+        self._storage = StorageClient(setup, outbox.put)
         self.path = DataPath(cluster, Pacer.attach(setup.pacer_fd), self._meter)
         buffers = {
             peer: SharedBuffer(fd, buffer_bytes(cluster, peer)) for peer, fd in enumerate(setup.buffer_fds) if fd >= 0
@@ -79,11 +80,7 @@ class Engine:
         )
         model = Model(cluster.model, device=device, weights=weights)
         layout = store_layout(cluster)
-        self._reader = BlockReader(setup.store_directory, layout)
         self._writer: SegmentWriter | None = None
-        self.reads = QueuedReader(
-            cluster, engine, self.path, buffers[engine], self._reader, outbox.put, verify=setup.verify
-        )
         self.prefill: PrefillEngine | None = None
         self.decode: DecodeEngine | None = None
         if cluster.role_of(engine) == "prefill":
@@ -119,6 +116,7 @@ class Engine:
                 deterministic=setup.deterministic,
                 verify=setup.verify,
             )
+        self._storage.ready()
 
     def start(self, zero_ns: int) -> None:
         """Set the run's clock and start working."""
@@ -127,7 +125,7 @@ class Engine:
             self._network.start(self._spawn)
         if self._port is not None:
             self._spawn("port-meter", partial(self._port.run, zero_ns))
-        self.reads.start(self._spawn)
+        self._storage.start(zero_ns, self._spawn)
         if self.prefill is not None:
             self.prefill.start(self._spawn)
         if self.decode is not None:
@@ -136,7 +134,7 @@ class Engine:
     def submit(self, message: ReadBlocks | PrefillBatch | StartDecode) -> None:
         match message:
             case ReadBlocks():
-                self.reads.submit(message)
+                self._storage.submit(message)
             case PrefillBatch():
                 assert self.prefill is not None
                 self.prefill.submit(message)
@@ -153,14 +151,15 @@ class Engine:
         return Connected(self._setup.engine)
 
     def summary(self) -> Summary:
-        checked: list[CheckedBlock] = list(self.reads.checked)
+        reads = self._storage.summary()
+        checked: list[CheckedBlock] = list(reads.blocks)
         for part in (self.prefill, self.decode):
             checked += part.checked if part is not None else []
-        rows = [LinkRow(**row) for row in self._meter.rows()] + (self._port.rows() if self._port is not None else [])
+        rows = reads.links + [LinkRow(**row) for row in self._meter.rows()]
+        rows += self._port.rows() if self._port is not None else []
         network = self._network.counts() if self._network is not None else None
         collectives = self.prefill.collectives if self.prefill is not None else []
-        reader = self._reader
-        return Summary(self._setup.engine, reader.direct, reader.direct_reason, rows, checked, network, collectives)
+        return Summary(self._setup.engine, reads.reads_direct, reads.reads_note, rows, checked, network, collectives)
 
     def close(self) -> None:
         if self._network is not None:

@@ -1,0 +1,106 @@
+"""An engine's reads from storage, done by a process of its own.
+
+The threads that read would share an interpreter with those that feed a GPU, layer by layer: at 6 GB/s each of them
+then waits longer for the interpreter than for its bytes.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+import msgspec
+
+from dualpath.core.errors import WorkerError
+from dualpath.engine.messages import (
+    BlocksRead,
+    EngineSetup,
+    Failed,
+    FromStorage,
+    Hello,
+    ReadBlocks,
+    Shutdown,
+    StartClock,
+    Summary,
+    ToStorage,
+)
+
+
+class StorageClient:
+    """`submit` returns at once; `emit` gets BlocksRead, or why there will be none."""
+
+    def __init__(self, setup: EngineSetup, emit: Callable[[BlocksRead | Failed], None]) -> None:
+        """Starts the process; see `ready`."""
+        self._engine = setup.engine
+        self._emit = emit
+        self._sending = threading.Lock()
+        self._summary: queue.SimpleQueue[Summary | None] = queue.SimpleQueue()
+        here, there = socket.socketpair()
+        with there:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "dualpath.engine.storage_process", str(there.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(there.fileno(), setup.pacer_fd, setup.buffer_fds[setup.engine]),
+            )
+        self._connection = Connection(here.detach())
+        self._connection.send_bytes(msgspec.msgpack.encode(setup))
+
+    def ready(self) -> None:
+        """Wait until it is. Raises WorkerError."""
+        match self._receive():
+            case Hello():
+                pass
+            case Failed() as failed:
+                self._emit(failed)
+            case other:
+                raise AssertionError(f"{other} before Hello")
+
+    def start(self, zero_ns: int, spawn: Callable[[str, Callable[[], None]], None]) -> None:
+        """Set the run's clock and start reading. spawn(name, body) starts a thread."""
+        self._send(StartClock(zero_ns))
+        spawn("storage-client", self._listen)
+
+    def submit(self, message: ReadBlocks) -> None:
+        self._send(message)
+
+    def summary(self) -> Summary:
+        """Of the reads; ends the process. Raises WorkerError where it has ended before."""
+        self._send(Shutdown())
+        summary = self._summary.get()
+        if summary is None:
+            raise WorkerError(self._ended())
+        return summary
+
+    def _listen(self) -> None:
+        try:
+            while not isinstance(message := self._receive(), Summary):
+                assert not isinstance(message, Hello), "Hello is said once"
+                self._emit(message)
+            self._summary.put(message)
+        except BaseException:
+            self._summary.put(None)
+            raise
+
+    def _send(self, message: ToStorage) -> None:
+        try:
+            with self._sending:
+                self._connection.send_bytes(msgspec.msgpack.encode(message))
+        except OSError as error:
+            raise WorkerError(self._ended()) from error
+
+    def _receive(self) -> FromStorage:
+        try:
+            message: FromStorage = msgspec.msgpack.decode(self._connection.recv_bytes(), type=FromStorage)
+            return message
+        except (EOFError, OSError) as error:
+            raise WorkerError(self._ended()) from error
+
+    def _ended(self) -> str:
+        status = self._process.wait()
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        return f"the storage process of engine {self._engine} (pid {self._process.pid}) {how}"

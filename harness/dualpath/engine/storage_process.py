@@ -1,0 +1,106 @@
+"""The process that reads storage for an engine: `python -m dualpath.engine.storage_process FD`.
+
+FD is a socket to the engine (storage_client.py). Here are no model and no GPU; the engine's buffer and the links are
+shared memory. Ends when the engine says so, or is gone.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+
+import msgspec
+
+from dualpath.core.cluster import Cluster
+from dualpath.engine.block_reader import QueuedReader
+from dualpath.engine.data_path import DataPath
+from dualpath.engine.geometry import buffer_bytes, store_layout
+from dualpath.engine.huge_pages import in_huge_pages
+from dualpath.engine.messages import (
+    BlocksRead,
+    EngineSetup,
+    Failed,
+    Hello,
+    LinkRow,
+    ReadBlocks,
+    Shutdown,
+    StartClock,
+    Summary,
+    ToStorage,
+)
+from dualpath.engine.meter import Meter
+from dualpath.engine.pacer import Pacer
+from dualpath.engine.store import BlockReader
+
+
+class StorageProcess:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._setup = msgspec.msgpack.decode(connection.recv_bytes(), type=EngineSetup)
+
+    def run(self) -> None:
+        """Until told to shut down. Raises EOFError where the engine is gone."""
+        setup = self._setup
+        cluster = msgspec.msgpack.decode(setup.cluster, type=Cluster)
+        meter = Meter()
+        path = DataPath(cluster, Pacer.attach(setup.pacer_fd), meter)
+        memory = mmap.mmap(setup.buffer_fds[setup.engine], buffer_bytes(cluster, setup.engine))
+        buffer = memoryview(in_huge_pages(memory))
+        reader = BlockReader(setup.store_directory, store_layout(cluster))
+        reads = QueuedReader(cluster, setup.engine, path, buffer, reader, self._send, verify=setup.verify)
+        self._send(Hello(setup.engine))
+        decoder = msgspec.msgpack.Decoder(ToStorage)
+        while True:
+            match decoder.decode(self._connection.recv_bytes()):
+                case StartClock(zero_ns=zero_ns):
+                    path.zero_ns = zero_ns
+                    reads.start(self._spawn)
+                case ReadBlocks() as message:
+                    reads.submit(message)
+                case Shutdown():
+                    rows = [LinkRow(**row) for row in meter.rows()]
+                    self._send(Summary(setup.engine, reader.direct, reader.direct_reason, rows, reads.checked))
+                    return
+
+    def tell(self, error: BaseException) -> None:
+        self._send(Failed(self._setup.engine, type(error).__name__, str(error) or repr(error), traceback.format_exc()))
+
+    def _send(self, message: Hello | BlocksRead | Failed | Summary) -> None:
+        with self._sending:
+            self._connection.send_bytes(msgspec.msgpack.encode(message))
+
+    def _spawn(self, name: str, body: Callable[[], None]) -> None:
+        threading.Thread(target=partial(self._guard, body), name=name, daemon=True).start()
+
+    def _guard(self, body: Callable[[], None]) -> None:
+        try:
+            body()
+        except BrokenPipeError:  # the engine is gone
+            pass
+        except BaseException as error:  # the thread's boundary: a failure becomes a message, never a hang
+            self.tell(error)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
+    process = StorageProcess(Connection(int(sys.argv[1])))
+    try:
+        process.run()
+    except (EOFError, OSError) as error:
+        if not isinstance(error, EOFError | ConnectionError):
+            process.tell(error)
+    except Exception as error:  # the process's boundary
+        process.tell(error)
+    os._exit(0)  # daemon threads may be inside native code
+
+
+if __name__ == "__main__":
+    main()
