@@ -56,13 +56,13 @@ def plan(cluster: str, arm: str, output: Path, repeat: int) -> Plan:
 def shared_gpu() -> Iterator[None]:
     """With NVIDIA's MPS."""
     control = shutil.which("nvidia-cuda-mps-control") or "/usr/local/nvidia/bin/nvidia-cuda-mps-control"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ.update(CUDA_MPS_PIPE_DIRECTORY=folder, CUDA_MPS_LOG_DIRECTORY=folder)
         subprocess.run([control, "-d"], check=True)
         try:
             yield
-        finally:
-            subprocess.run([control], input=b"quit\n", check=True)
+        finally:  # at once, not when its last client has gone: this process is one
+            subprocess.run([control], input=b"quit -t 1\n", check=True, timeout=60)
 
 
 def main() -> int:
