@@ -72,9 +72,10 @@ def stand_ins(
     network: str | None = None,
     remote: int = 0,
     has_weights: bool = False,
+    device: str = "cpu",
 ) -> list[tuple[str, str, str]]:
     """(part, what is real, what stands in here): DESIGN section 6, for this run. network: what KV goes over, None for
-    shared memory; remote: nodes on other hosts; has_weights: of a checkpoint."""
+    shared memory; remote: nodes on other hosts; has_weights: of a checkpoint; device: cpu or cuda."""
     if null:
         return [("engine", "processes, control messages, scheduler, recording", "every command completes at once")]
     beside = "what stands for collectives beside KV" if cluster.model_bytes_per_token else "KV lane only"
@@ -92,7 +93,11 @@ def stand_ins(
             "one process each, control over ZeroMQ",
             f"{remote} nodes elsewhere" if remote else "all on one host",
         ),
-        ("HBM", "sizes are limits the scheduler keeps", "host memory of the engine's process"),
+        (
+            "HBM",
+            "sizes are limits the scheduler keeps",
+            "host memory of the engine's process" if device == "cpu" else "device memory",
+        ),
         ("storage", "Full Blocks in files, checksummed", f"a directory on {filesystem}"),
         ("SNIC", paced, snic),
         ("CNIC", f"{paced}; {beside}", cnic),

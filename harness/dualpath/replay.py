@@ -22,6 +22,7 @@ from dualpath.core.loop import run
 from dualpath.core.scheduler import Scheduler
 from dualpath.engine.backend import EngineBackend
 from dualpath.engine.content import Contents
+from dualpath.engine.devices import best_device
 from dualpath.engine.direct_io import filesystem_of
 from dualpath.engine.geometry import store_layout
 from dualpath.engine.messages import Summary
@@ -197,6 +198,7 @@ def _facts(
             network=network_name(plan.network),
             has_weights=cluster_file.checkpoint is not None,
             remote=len(remote_nodes(plan, cluster)),
+            device=best_device(),
         ),
     }
 

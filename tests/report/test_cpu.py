@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -117,7 +118,9 @@ def test_a_void_or_broken_run_fails_its_own_checks_only(cpu: ModuleType, complet
     split.write_text(split.read_text().replace('"status": "ok"', '"status": "void"'))
     (root / "cpu-2p1d" / "dualpath" / "r0" / "turns.parquet").unlink()
     bench = cpu.load_bench(root)
-    checks = _checks(bench, cpu.utilisation_checks, cpu.speed_up_checks, cpu.tie_checks, cpu.bytes_checks)
+    utilisation = partial(cpu.utilisation_checks, limits=cpu.LEAST_UTILISATION)
+    ties = partial(cpu.tie_checks, ties=cpu.TIES, limit=cpu.TIE_LIMIT)
+    checks = _checks(bench, utilisation, cpu.speed_up_checks, ties, cpu.bytes_checks)
     failed = {id: check for id, check in checks.items() if not check.passed}
     assert all("cpu-1p1d.split" in id or "cpu-2p1d" in id for id in failed)
     assert "void" in failed["cpu.util.cpu-1p1d.split.P0"].note
@@ -155,7 +158,7 @@ def test_other_or_missing_tokens_fail_their_check(cpu: ModuleType, complete: Pat
 
 def test_the_null_engine_must_have_run_64_trajectories(cpu: ModuleType, tmp_path: Path) -> None:
     write_run(tmp_path / "null" / "r0", [turn("a", 0, 0, S)], backend="null")
-    check = cpu.null_check(cpu.load_bench(tmp_path))
+    check = cpu.null_check(*cpu.load_null(tmp_path))
     assert not check.passed
     assert check.note == "measured with 1 agents, not 64"
 
