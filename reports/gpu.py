@@ -178,6 +178,9 @@ def notes(experiment: Experiment, is_published: bool) -> list[str]:
         "What shapes the scheduler's choices, and how near it the busiest run came: "
         + "; ".join(f"{name}: {max(each[name] for each in reached):.0%}" for name in reached[0])
         + ".",
+        "The steady window begins when every agent has ended its first turn. Contexts are short then and computing is "
+        "what takes time: in the first seconds of the window storage NICs are not yet full, which is most of what they "
+        "lack to 100 %.",
         f"Repeats of a cell: {' to '.join(str(num) for num in sorted({repeats[0], repeats[-1]}))}. Where there is one, "
         "its noise is not known.",
     ]
