@@ -52,7 +52,7 @@ NUM_WRITERS = 2
 
 
 class EngineLoad:
-    """The reader of one prefill engine, as a worker builds it, on native links."""
+    """The reader of one prefill engine, as its storage process builds it, on native links."""
 
     def __init__(self, cluster: Cluster, buffer: SharedBuffer, reader: BlockReader) -> None:
         self._done: queue.SimpleQueue[BlocksRead] = queue.SimpleQueue()

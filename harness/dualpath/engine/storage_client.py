@@ -69,12 +69,17 @@ class StorageClient:
         self._send(message)
 
     def summary(self) -> Summary:
-        """Of the reads; ends the process. Raises WorkerError where it has ended before."""
+        """Of the reads, which end with it. Raises WorkerError where the process has ended before."""
         self._send(Shutdown())
         summary = self._summary.get()
         if summary is None:
             raise WorkerError(self._ended())
         return summary
+
+    def close(self) -> None:
+        """No process is left."""
+        self._process.kill()
+        self._process.wait()
 
     def _listen(self) -> None:
         try:

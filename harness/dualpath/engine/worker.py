@@ -162,6 +162,7 @@ class Engine:
         return Summary(self._setup.engine, reads.reads_direct, reads.reads_note, rows, checked, network, collectives)
 
     def close(self) -> None:
+        self._storage.close()
         if self._network is not None:
             self._network.close()
 
