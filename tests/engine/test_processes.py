@@ -18,6 +18,7 @@ from dualpath.core.errors import WorkerError
 from dualpath.engine.messages import (
     BlocksRead,
     EngineSetup,
+    Failed,
     FromEngine,
     Hello,
     ReadBlocks,
@@ -119,6 +120,17 @@ def test_what_comes_while_an_engine_cannot_be_reached_is_kept(
     os.close(living)
     assert [summary.engine for summary in summaries] == [0]
     assert "engine 1" in str(errors[0])
+
+
+def test_why_an_engine_ended_is_heard_although_it_can_no_longer_be_reached(processes: EngineProcesses) -> None:
+    ended = os.pidfd_open(processes.pids[0])
+    processes._socket.send_multipart([engine_identity(0, processes._run), b"no message"])
+    assert readiness.select([ended], [], [], 30)[0]
+    os.close(ended)
+    while not processes._early:  # until the socket knows
+        processes.send(0, ReadBlocks(0, 0, [], [], 0, 1))
+    (failed,) = (message for message in processes.receive(10) if isinstance(message, Failed))
+    assert (failed.engine, failed.kind) == (0, "ValidationError")
 
 
 @pytest.mark.parametrize("token", [None, "0" * 32])

@@ -102,7 +102,7 @@ class EngineProcesses:
         """Give nodes to hosts in the order in which they come. An engine here that fails meanwhile ends the wait."""
         ends_s = time.monotonic() + listening.wait_s
         setup = msgspec.structs.replace(setup, address="")
-        while nodes and not self._dead and not any(isinstance(message, Failed) for message in self._early):
+        while nodes and not self._dead and not self._has_said_why:
             if time.monotonic() > ends_s:
                 raise WorkerError(
                     f"{len(nodes)} of the nodes to be run elsewhere have no host after {listening.wait_s:g} s; start "
@@ -143,13 +143,22 @@ class EngineProcesses:
         try:
             self._socket.send_multipart([engine_identity(engine, self._run), msgspec.msgpack.encode(message)])
         except zmq.ZMQError as error:
-            raise self._unreachable(engine, error) from error
+            unreachable = self._unreachable(engine, error)
+            if not self._has_said_why:
+                raise unreachable from error
+
+    @property
+    def _has_said_why(self) -> bool:
+        """An engine's failure is what will be received next."""
+        return any(isinstance(message, Failed) for message in self._early)
 
     def _unreachable(self, engine: int, error: zmq.ZMQError) -> WorkerError:
-        """It has ended, most likely, and how will be heard in a moment: that says more."""
+        """It has ended, most likely, and how and why will be heard in a moment: that says more."""
         ends_s = time.monotonic() + _LAST_FROM_AFAR_S
-        while engine not in self._dead and time.monotonic() < ends_s:
+        while not self._has_said_why and time.monotonic() < ends_s:
             self._early += self._poll(_LAST_MESSAGE_S)
+            if engine in self._dead:
+                ends_s = self._hear_until_s
         if engine in self._dead:
             return self._death(engine)
         return WorkerError(f"engine {engine} cannot be reached: {error}{self._host.last_words(engine)}")
