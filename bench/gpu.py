@@ -70,7 +70,7 @@ def main() -> int:
     parser.add_argument("out", nargs="?", type=Path, default=ROOT / "bench" / "out" / "gpu")
     parser.add_argument("--clusters", default=",".join(CLUSTERS))
     parser.add_argument("--arms", default=",".join(ARMS))
-    parser.add_argument("--repeats", default="0,1,2", help="numbers of those to run")
+    parser.add_argument("--repeats", default="0,1,2", help="numbers of those to run; empty: none")
     parser.add_argument("--profile", action="store_true", help="measure the machine for the simulator, too")
     arguments = parser.parse_args()
     out, arms = arguments.out, arguments.arms.split(",")
@@ -78,7 +78,7 @@ def main() -> int:
         parser.error(f"--arms {', '.join(sorted(unknown))}: known are {', '.join(ARMS)}")
     steps = [
         Step(f"{cluster} {arm} r{repeat}", plan(cluster, arm, out / cluster / arm / f"r{repeat}", repeat))
-        for repeat in map(int, arguments.repeats.split(","))
+        for repeat in map(int, filter(None, arguments.repeats.split(",")))
         for cluster in arguments.clusters.split(",")
         for arm in arms
     ]
