@@ -22,6 +22,7 @@ from dualpath.report.experiment import (
     bytes_checks,
     load_runs,
     noise_checks,
+    noise_floor,
     print_summary,
     ratio_check,
     tie_checks,
@@ -30,7 +31,7 @@ from dualpath.report.experiment import (
 )
 from dualpath.report.near import near
 from dualpath.report.write import write_report_of
-from dualpath.results.bound import coordinator_ms_per_turn, noise
+from dualpath.results.bound import coordinator_ms_per_turn
 from dualpath.results.checks import RUN_MISSING, Check, at_least, at_most
 from dualpath.results.limits import limits_reached, num_cut
 from dualpath.results.metrics import summary
@@ -52,7 +53,6 @@ TIE_LIMIT = 0.08
 NOISE_LIMIT = 0.03
 NULL_LIMIT_MS, NULL_AGENTS = 0.5, 64
 NATIVE_LIMIT = 0.80
-LEAST_NOISE = 0.01  # taken to be there even where two repeats happen to agree better
 
 
 def main(runs_dir: Path | None = None, out_dir: Path | None = None) -> list[Check]:
@@ -112,8 +112,7 @@ def speed_up_checks(bench: Experiment) -> Iterable[Check]:
     for cluster, (limit, bound) in LEAST_SPEED_UP.items():
         what = f"JCT layerwise / dualpath on {cluster}; {bound:g} storage NICs' worth of bandwidth is the bound"
         yield ratio_check(bench, f"cpu.speedup.{cluster}.dualpath", what, "layerwise", "dualpath", cluster, limit)
-    spreads = [found.spread for found in map(noise, bench.cells.values()) if found is not None]
-    floor = min(NOISE_LIMIT, max([LEAST_NOISE, *spreads]))
+    floor = noise_floor(bench, NOISE_LIMIT)
     for slower, faster in (("dualpath", "split"), ("dualpath-rr", "dualpath")):
         for cluster in SHAPES:
             what = f"{faster} no slower than {slower} on {cluster}: JCT {slower} / {faster}"

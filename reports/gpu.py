@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from dualpath.core.arms import ARMS
@@ -19,17 +20,18 @@ from dualpath.report.experiment import (
     Experiment,
     bytes_checks,
     noise_checks,
+    noise_floor,
     print_summary,
     ratio_check,
+    share_of_same_tokens,
     tie_checks,
     utilisation_checks,
 )
 from dualpath.report.write import write_report_of
-from dualpath.results.bound import jct_s, noise, snic_bound
+from dualpath.results.bound import jct_s, snic_bound
 from dualpath.results.checks import Check, at_least, at_most
 from dualpath.results.limits import limits_reached
 from dualpath.results.metrics import summary
-from dualpath.results.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "reports" / "published" / "h200" / "runs"
@@ -45,7 +47,6 @@ TIES = (
     (("dualpath", "h200-2p1d"), ("dualpath", "h200-1p2d")),
 )
 TIE_LIMIT = NOISE_LIMIT = 0.05
-LEAST_NOISE = 0.01  # taken to be there even where two repeats happen to agree better
 MOST_TPOT = 1.05  # of dualpath over layerwise
 LEAST_TOKENS = 0.95  # of the share of turns with equal tokens, over that of two runs of one arm
 
@@ -90,8 +91,9 @@ def storage_bound_checks(experiment: Experiment) -> Iterable[Check]:
     """Of cells where storage is the bound: elsewhere an idle storage NIC is no flaw."""
     for cluster, nodes in SHAPES.items():
         arms = [arm for arm in JUDGED if is_storage_bound(experiment, (arm, cluster))]
-        one = Experiment(experiment.name, {cluster: nodes}, experiment.cells, experiment.problems, experiment.runs)
-        yield from utilisation_checks(one, dict.fromkeys(arms, LEAST_UTILISATION))
+        yield from utilisation_checks(
+            replace(experiment, shapes={cluster: nodes}), dict.fromkeys(arms, LEAST_UTILISATION)
+        )
 
 
 def bound_checks(experiment: Experiment) -> Iterable[Check]:
@@ -110,8 +112,7 @@ def bound_checks(experiment: Experiment) -> Iterable[Check]:
 
 
 def split_checks(experiment: Experiment) -> Iterable[Check]:
-    spreads = [found.spread for found in map(noise, experiment.cells.values()) if found is not None]
-    floor = min(NOISE_LIMIT, max([LEAST_NOISE, *spreads]))
+    floor = noise_floor(experiment, NOISE_LIMIT)
     for cluster in SHAPES:
         id = experiment.id("split", cluster)
         what = f"split no slower than dualpath on {cluster}: JCT dualpath / split"
@@ -146,18 +147,12 @@ def same_tokens_checks(experiment: Experiment) -> Iterable[Check]:
                 continue
             value, note = None, experiment.why_not(cell, base) or ("" if same else "no arm was repeated")
             if not note:
-                share = share_of_same_tokens(experiment.cells[cell][0], experiment.cells[base][0])
+                share = min(share_of_same_tokens(run, experiment.cells[base][0]) for run in experiment.cells[cell])
                 value = share / min(same)
                 note = f"{share:.1%} of turns; A against A {', '.join(f'{each:.1%}' for each in same)}"
             what = f"{arm} on {cluster}: turns with the tokens of layerwise, over those that two runs of one arm share"
             id, rows = experiment.id("tokens", cluster, arm), experiment.rows(cell, base)
             yield at_least(id, what, value, LEAST_TOKENS, note=note, rows=rows)
-
-
-def share_of_same_tokens(run: Run, other: Run) -> float:
-    """Of turns."""
-    ours, theirs = (each.turns.select("trajectory", "turn", "output_hash").collect() for each in (run, other))
-    return ours.join(theirs, on=ours.columns, how="semi").height / theirs.height
 
 
 def notes(experiment: Experiment, is_published: bool) -> list[str]:

@@ -6,12 +6,12 @@ shared memory. Ends when the engine says so, or is gone.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
@@ -37,6 +37,7 @@ from dualpath.engine.messages import (
 )
 from dualpath.engine.meter import Meter
 from dualpath.engine.pacer import Pacer
+from dualpath.engine.serve import failed
 from dualpath.engine.store import BlockReader
 
 
@@ -71,7 +72,9 @@ class StorageProcess:
                     return
 
     def tell(self, error: BaseException) -> None:
-        self._send(Failed(self._setup.engine, type(error).__name__, str(error) or repr(error), traceback.format_exc()))
+        """Why there will be no more reads; the engine may be gone."""
+        with contextlib.suppress(ConnectionError):
+            self._send(failed(self._setup.engine, error))
 
     def _send(self, message: Hello | BlocksRead | Failed | Summary) -> None:
         with self._sending:
@@ -83,22 +86,20 @@ class StorageProcess:
     def _guard(self, body: Callable[[], None]) -> None:
         try:
             body()
-        except BrokenPipeError:  # the engine is gone
-            pass
         except BaseException as error:  # the thread's boundary: a failure becomes a message, never a hang
             self.tell(error)
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
-    process = StorageProcess(Connection(int(sys.argv[1])))
-    try:
-        process.run()
-    except (EOFError, OSError) as error:
-        if not isinstance(error, EOFError | ConnectionError):
+    with contextlib.suppress(EOFError, ConnectionError):  # the engine is gone
+        process = StorageProcess(Connection(int(sys.argv[1])))
+        try:
+            process.run()
+        except (EOFError, ConnectionError):
+            raise
+        except Exception as error:  # the process's boundary
             process.tell(error)
-    except Exception as error:  # the process's boundary
-        process.tell(error)
     os._exit(0)  # daemon threads may be inside native code
 
 

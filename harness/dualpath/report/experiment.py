@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -27,6 +28,7 @@ from dualpath.results.run import Run
 from dualpath.results.steady import AGENTS_PER_SNIC, RULE
 
 Cell = tuple[str, str]  # arm, cluster
+LEAST_NOISE = 0.01  # taken to be there even where two repeats happen to agree better
 TOKENS_LIMIT = 0.99  # greedy choices may differ where batches, and so the order of a sum, differ
 
 
@@ -87,14 +89,8 @@ def utilisation_checks(experiment: Experiment, limits: Mapping[str, float]) -> I
                 )
                 what = f"{arm} on {cluster}: read utilisation of the storage NIC of {nic}, steady window"
                 value = min(present) if is_whole else None
-                yield at_least(
-                    f"{experiment.name}.util.{cluster}.{arm}.{nic}",
-                    what,
-                    value,
-                    limit,
-                    note=note,
-                    rows=experiment.rows(cell),
-                )
+                id = experiment.id("util", cluster, arm, nic)
+                yield at_least(id, what, value, limit, note=note, rows=experiment.rows(cell))
 
 
 def ratio_check(
@@ -126,7 +122,7 @@ def tie_checks(experiment: Experiment, ties: Sequence[tuple[Cell, Cell]], limit:
                 note = " and ".join(f"{cells[cell].jct_s:.2f} s" for cell in pair if cell in cells)
             except RunError as error:
                 note = str(error)
-        id = f"{experiment.name}.ties.{'.'.join(name.replace(' ', '-') for name in names)}"
+        id = experiment.id("ties", *(name.replace(" ", "-") for name in names))
         what = f"equal storage NICs, equal JCT: {names[0]} against {names[1]}, larger / smaller - 1"
         yield at_most(id, what, value, limit, note=note, rows=experiment.rows(*pair))
 
@@ -150,15 +146,8 @@ def bytes_checks(experiment: Experiment) -> Iterable[Check]:
             note = f"{total} resource rows of {len(runs)} runs"
         what = f"{arm} on {cluster}: resource rows whose counted bytes are not those of the hop table"
         value = float(unlike) if is_counted else None
-        yield at_most(
-            f"{experiment.name}.bytes.{cluster}.{arm}",
-            what,
-            value,
-            0,
-            unit="rows",
-            note=note,
-            rows=experiment.rows(cell),
-        )
+        id = experiment.id("bytes", cluster, arm)
+        yield at_most(id, what, value, 0, unit="rows", note=note, rows=experiment.rows(cell))
 
 
 def token_checks(experiment: Experiment) -> Iterable[Check]:
@@ -169,33 +158,36 @@ def token_checks(experiment: Experiment) -> Iterable[Check]:
             continue
         value, note = None, experiment.why_not(*cells)
         if not note:
-            found = [run.turns.select("trajectory", "turn", "output_hash").collect() for run in runs]
-            wanted = experiment.cells[cells[0]][0].turns.select("trajectory", "turn", "output_hash").collect()
-            same = [rows.join(wanted, on=rows.columns, how="semi").height for rows in found]
-            value = min(same) / wanted.height
-            note = f"{wanted.height} turns"
+            base = experiment.cells[cells[0]][0]
+            value = min(share_of_same_tokens(run, base) for run in runs)
+            note = f"{base.turns.select(pl.len()).collect().item()} turns"
         what = f"{arm} on {cluster}: share of turns whose greedy tokens are those of layerwise"
-        yield at_least(
-            f"{experiment.name}.tokens.{cluster}.{arm}",
-            what,
-            value,
-            TOKENS_LIMIT,
-            note=note,
-            rows=experiment.rows(*cells),
-        )
+        id = experiment.id("tokens", cluster, arm)
+        yield at_least(id, what, value, TOKENS_LIMIT, note=note, rows=experiment.rows(*cells))
+
+
+def share_of_same_tokens(run: Run, other: Run) -> float:
+    """Of turns."""
+    ours, theirs = (each.turns.select("trajectory", "turn", "output_hash").collect() for each in (run, other))
+    return ours.join(theirs, on=ours.columns, how="semi").height / theirs.height
+
+
+def noise_floor(experiment: Experiment, limit: float) -> float:
+    """What A against A differs by at most: smaller differences between arms mean nothing. limit: the most."""
+    spreads = [found.spread for found in map(noise, experiment.cells.values()) if found is not None]
+    return min(limit, max([LEAST_NOISE, *spreads]))
 
 
 def noise_checks(experiment: Experiment, limit: float) -> Iterable[Check]:
     repeated = {cell: noise(runs) for cell, runs in experiment.cells.items()}
     if not any(repeated.values()):
-        yield at_most(
-            f"{experiment.name}.noise", "A against A: JCT, largest / smallest - 1", None, limit, note=RUN_MISSING
-        )
+        what = "A against A: JCT, largest / smallest - 1"
+        yield at_most(experiment.id("noise"), what, None, limit, note=RUN_MISSING)
     for cell, found in repeated.items():
         if found is not None:
             what = f"A against A, {' '.join(cell)}: JCT, largest / smallest - 1"
             note = ", ".join(f"{value:.2f} s" for value in found.jct_s)
-            id = f"{experiment.name}.noise.{cell[1]}.{cell[0]}"
+            id = experiment.id("noise", cell[1], cell[0])
             yield at_most(id, what, found.spread, limit, note=note, rows=experiment.rows(cell))
 
 
