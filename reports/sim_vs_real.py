@@ -1,9 +1,11 @@
 """The simulator against the real engine, arm by arm: a page, its figures, Markdown and checks.json.
 
     python reports/sim_vs_real.py [--runs bench/out/sim_vs_real] [--cpu bench/out/cpu] [--out reports/out/sim_vs_real]
+    python reports/sim_vs_real.py --published                     (of reports/published/h200 and bench/out/sim_vs_h200)
 
-Reads what bench/sim_vs_real.py left in RUNS (real, sim, profile.toml) and the real runs of bench/cpu.py. A run that is
-missing or void fails its checks with a note; it does not stop the report. Exits with 1 where a check failed.
+Reads what bench/sim_vs_real.py left in RUNS (real, sim) and the real runs of bench/cpu.py, or those of one H200, which
+were measured elsewhere: the report says so. A run that is missing or void fails its checks with a note; it does not
+stop the report. Exits with 1 where a check failed.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ from matplotlib.patches import Patch
 
 ROOT = Path(__file__).resolve().parents[1]
 TITLE = "The simulator against the real engine"
+PUBLISHED = ROOT / "reports" / "published" / "h200" / "runs"
 CLUSTERS = ("cpu-1p1d", "cpu-1p2d", "cpu-2p1d")
+H200_CLUSTERS = ("h200-1p1d", "h200-1p2d", "h200-2p1d")
 LIMITS = {"jct": 0.05, "ttft_p50": 0.10}
 JUDGED = [arm.name for arm in ARMS.values() if arm.moves_kv]  # bound by storage NICs on these presets
 STATIONS = ("release", "schedule", "allocate", "read", "prefill", "ttst", "tpot")  # of a turn, in order
@@ -90,13 +94,13 @@ class Pair:
         return simulated / real - 1 if real and simulated is not None else None
 
 
-def load(runs: Path, cpu: Path) -> list[Pair]:
+def load(clusters: Iterable[str], runs: Path, measured: Path) -> list[Pair]:
     return [
         Pair(cluster, arm, real, simulated, "; ".join(dict.fromkeys(problems)))
-        for cluster in CLUSTERS
+        for cluster in clusters
         for arm in ARMS
         for problems in [list[str]()]
-        for real in [_load([cpu / cluster / arm, runs / "real" / cluster / arm], "real", problems)]
+        for real in [_load([measured / cluster / arm, runs / "real" / cluster / arm], "real", problems)]
         for simulated in [_load([runs / "sim" / cluster / arm], "simulated", problems)]
     ]
 
@@ -148,9 +152,9 @@ def jct_figure(pairs: list[Pair]) -> Figure | None:
     shown = [pair for pair in pairs if pair.difference("jct") is not None]
     if not shown:
         return None
-    arms = list(ARMS)
-    drawing, panels = plt.subplots(1, len(CLUSTERS), figsize=(WIDTH_IN, 0.8 + 0.36 * len(arms)), sharey=True)
-    for axes, cluster in zip(panels, CLUSTERS, strict=True):
+    arms, clusters = list(ARMS), list(dict.fromkeys(pair.cluster for pair in pairs))
+    drawing, panels = plt.subplots(1, len(clusters), figsize=(WIDTH_IN, 0.8 + 0.36 * len(arms)), sharey=True)
+    for axes, cluster in zip(panels, clusters, strict=True):
         for pair in (pair for pair in shown if pair.cluster == cluster):
             row, colour = arms.index(pair.arm), arm_colour(pair.arm)
             real, simulated = ([value / 1e9 for value in pair.values(side, "jct")] for side in SIDES)
@@ -176,7 +180,7 @@ def jct_figure(pairs: list[Pair]) -> Figure | None:
         axes.spines["left"].set_visible(False)
     panels[0].set_yticks(range(len(arms)), arms)
     panels[0].set_ylim(len(arms) - 0.5, -0.5)
-    panels[len(CLUSTERS) // 2].set_xlabel("JCT, s")
+    panels[len(clusters) // 2].set_xlabel("JCT, s")
     handles = [
         Patch(color=SOFT_INK, label="real engine"),
         Patch(color=SOFT_INK, alpha=0.45, label="simulated"),
@@ -277,12 +281,15 @@ def _signed(value: float | None) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=ROOT / "bench" / "out" / "sim_vs_real")
+    parser.add_argument("--published", action="store_true", help="what one H200 measured")
+    parser.add_argument("--runs", type=Path)
     parser.add_argument("--cpu", type=Path, default=ROOT / "bench" / "out" / "cpu")
-    parser.add_argument("--out", type=Path, default=ROOT / "reports" / "out" / "sim_vs_real")
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    is_published, name = arguments.published, "sim_vs_h200" if arguments.published else "sim_vs_real"
+    runs, out = arguments.runs or ROOT / "bench" / "out" / name, arguments.out or ROOT / "reports" / "out" / name
     style.apply()
-    pairs = load(arguments.runs, arguments.cpu)
+    pairs = load(H200_CLUSTERS if is_published else CLUSTERS, runs, PUBLISHED if is_published else arguments.cpu)
     checks = list(checks_of(pairs))
     everything = gather(run for pair in pairs for run in (*pair.real, *pair.simulated[:1]))
     failed = [check for check in checks if not check.passed]
@@ -296,8 +303,8 @@ def main() -> int:
         Section("provenance", "Provenance", "", (), (tables.provenance(everything),), is_folded=True),
     ]
     page = write_page(
-        arguments.out,
-        title=TITLE,
+        out,
+        title=f"{TITLE}, one H200 (published, measured elsewhere)" if is_published else TITLE,
         tiles=[
             Tile("JCT off by at most", per_cent(worst["jct"]), f"bound {LIMITS['jct']:.0%}"),
             Tile("median TTFT off by at most", per_cent(worst["ttft_p50"]), f"bound {LIMITS['ttft_p50']:.0%}"),
