@@ -28,6 +28,8 @@ repro: $(READY) ## the main job: replay under all arms on the real engine, simul
 	$(MAKE) --no-print-directory published || status=$$?; $(MAKE) --no-print-directory paper || status=$$?; exit $$status
 
 published: $(READY) ## reports on rows that were measured elsewhere, on one H200 (reports/published)
+	@$(BIN)/python bench/sim_vs_real.py --published
+	@$(BIN)/python reports/sim_vs_real.py --published || [ $$? -eq 1 ]
 	@for report in gpu gpu_model gpu_copy; do $(BIN)/python reports/$$report.py || [ $$? -eq 1 ] || exit; done # what they missed is said
 
 paper: $(READY) ## simulate every figure and table of the paper, write reports/out/paper/index.html (under 20 min)

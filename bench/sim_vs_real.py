@@ -99,6 +99,17 @@ def simulate_all(presets: Presets, out: Path, profile: Path) -> None:
             print(f"simulated {cluster} {arm}: JCT {min(jct_s):.2f} to {max(jct_s):.2f} s", file=sys.stderr, flush=True)
 
 
+def simulate_unshared(presets: Presets, out: Path, profile: Path) -> None:
+    """As if each engine had a GPU of its own: what it distorts that they share one."""
+    shutil.rmtree(out, ignore_errors=True)
+    for cluster in presets.clusters:
+        for arm in ARMS:
+            shared = presets.plan(cluster, arm, out / cluster / arm / "r0", 0)
+            alone = replace(shared, backend="sim", profile=str(profile), constants=(("cores", 0.0),))
+            if simulate(alone, lambda done, total: None).interrupted:
+                raise KeyboardInterrupt
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=ROOT / "bench" / "out" / "cpu")
@@ -108,7 +119,9 @@ def main() -> int:
     parser.add_argument("--published", action="store_true", help="simulate what one H200 measured")
     arguments = parser.parse_args()
     if arguments.published:
-        simulate_all(H200, ROOT / "bench" / "out" / "sim_vs_h200" / "sim", PUBLISHED / "profile.toml")
+        out, profile = ROOT / "bench" / "out" / "sim_vs_h200", PUBLISHED / "profile.toml"
+        simulate_all(H200, out / "sim", profile)
+        simulate_unshared(H200, out / "unshared", profile)
         return 0
     profile = arguments.profile or arguments.out / "profile.toml"
     outcomes = run_series(real_steps(arguments.runs, arguments.out / "real", arguments.repeats), replace=True)

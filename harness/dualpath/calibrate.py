@@ -172,7 +172,9 @@ def _sharing(found: Calibration, cluster: Cluster, scratch: Path, batches: list[
     else:
         with _rig(cluster, "oracle", scratch) as rig:
             dilation = shared_dilation(rig, batches, longest // 2)
-        cores = min(float(num), max(1.0, cluster.num_engines / dilation))  # one engine alone has one
+        # a core serves one engine at a time; a GPU runs kernels of several side by side, and one alone does not fill it
+        most = cluster.num_engines if on_gpus else num
+        cores = min(float(most), max(1.0, cluster.num_engines / dilation))
         how = f"measured: {cluster.num_engines} engines at once take {dilation:.2f} times as long on {num} {what}"
     found.keep("cores", cores, how)
     found.note(f"cores: {cores:.2f}; {how}")
