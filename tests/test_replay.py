@@ -24,7 +24,7 @@ from dualpath.core import events as core_events
 from dualpath.core.arms import ARMS
 from dualpath.core.errors import RunError, StoreError
 from dualpath.core.scheduler import Scheduler
-from dualpath.engine.devices import best_device
+from dualpath.engine.devices import best_device, gpu_names
 from dualpath.engine.direct_io import aligned_buffer
 from dualpath.engine.exact import recompute
 from dualpath.engine.geometry import BlockGeometry, store_layout
@@ -115,6 +115,7 @@ def test_the_engine_keeps_kv_in_the_data_type_that_the_cluster_file_gives(
     assert _run(trace_file, path, tmp_path / "run", "dualpath", verify=True).status == "ok"
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["cluster"]["kv_bytes_per_token"] == 3 * (24 + 8 + 16) * 2
+    assert facts["host"]["gpus"] == gpu_names()
     counted, predicted = _counted_and_predicted(tmp_path / "run")
     assert counted == predicted
 

@@ -22,7 +22,7 @@ from dualpath.core.loop import run
 from dualpath.core.scheduler import Scheduler
 from dualpath.engine.backend import EngineBackend
 from dualpath.engine.content import Contents
-from dualpath.engine.devices import best_device
+from dualpath.engine.devices import best_device, gpu_names
 from dualpath.engine.direct_io import filesystem_of
 from dualpath.engine.geometry import store_layout
 from dualpath.engine.messages import Summary
@@ -187,8 +187,10 @@ def _facts(
 ) -> dict[str, Any]:
     """run.json, but for what the run itself decides."""
     filesystem, cluster = filesystem_of(store_directory), cluster_file.cluster
+    facts = facts_of(plan, cluster, trace, workload)
     return {
-        **facts_of(plan, cluster, trace, workload),
+        **facts,
+        "host": {**facts["host"], "gpus": [] if plan.null else gpu_names()},
         "bucket_ns": BUCKET_NS,
         "storage": {"directory": str(store_directory), "filesystem": filesystem, "durable": cluster_file.durable},
         "stand_ins": stand_ins(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
-from dualpath.engine.devices import visible_device
+from dualpath.engine.devices import gpu_names, visible_device
 from dualpath.engine.host import _weights_shares
 
 
@@ -26,6 +27,12 @@ def test_engines_take_gpus_in_turn(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [visible_device(number) for number in range(3)] == expected
+
+
+def test_a_run_can_say_which_gpus_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(name=f"GPU {device}"))
+    assert gpu_names() == ["GPU 0", "GPU 1"]
 
 
 def test_the_first_engine_of_each_gpu_has_the_weights_the_others_wait_for_it() -> None:

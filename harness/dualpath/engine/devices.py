@@ -24,6 +24,11 @@ def visible_device(number: int) -> str | None:
     return visible[number % num]
 
 
+def gpu_names() -> list[str]:
+    """Of the GPUs that engines of this host take in turn."""
+    return [torch.cuda.get_device_properties(device).name for device in range(torch.cuda.device_count())]
+
+
 def shown(device: str) -> dict[str, str]:
     """Environment of a process that is to see one GPU only."""
     return {_VISIBLE: device}
