@@ -8,8 +8,10 @@ from pathlib import Path
 import click
 
 from dualpath.cli.shared import JSON, PATH, example, print_json
+from dualpath.report.table import NONE, number
 from dualpath.report.write import write_report
-from dualpath.results.compare import Interval, Ratio, compare
+from dualpath.results.compare import Ratio, compare, compare_percentiles
+from dualpath.results.intervals import Interval
 from dualpath.results.run import Run
 
 
@@ -19,7 +21,8 @@ from dualpath.results.run import Run
 @JSON
 def compare_command(run_a: Path, run_b: Path, as_json: bool) -> None:
     """Compare RUN_B with RUN_A, trajectory by trajectory."""
-    found = compare(Run.load(run_a), Run.load(run_b))
+    a, b = Run.load(run_a), Run.load(run_b)
+    found, percentiles = compare(a, b), compare_percentiles(a, b)
 
     def line(name: str, found: Interval | Ratio, unit: str, what: str = "95 %") -> None:
         click.echo(f"{name:32} {found.value:9.3f} {unit:2} {what} [{found.low:.3f}, {found.high:.3f}]")
@@ -29,7 +32,19 @@ def compare_command(run_a: Path, run_b: Path, as_json: bool) -> None:
     line("mean trajectory time, A / B", found.trajectory_speed_up, "x")
     line("trajectory time, B - A", found.trajectory_jct_difference_s, "s")
     line("TTFT, B - A", found.ttft_difference_s, "s")
-    print_json(as_json, asdict(found))
+    click.echo(f"{'latency, ms [95 %]':18}{'A':>28}{'B':>28}")
+    for each in percentiles:
+        sides = (_milliseconds(interval) for interval in (each.a_ns, each.b_ns))
+        click.echo(f"{each.latency.upper():6}p{100 * each.quantile:<11g}" + "".join(f"{side:>28}" for side in sides))
+    print_json(as_json, {**asdict(found), "percentiles": [asdict(each) for each in percentiles]})
+
+
+def _milliseconds(found: Interval | None) -> str:
+    return (
+        NONE
+        if found is None
+        else f"{number(found.value, 1e-6)} [{number(found.low, 1e-6)}, {number(found.high, 1e-6)}]"
+    )
 
 
 @click.command(epilog=example("dualpath report RUNS/* -o report", "xdg-open report/index.html"))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dualpath.report.style import three_digits
-from dualpath.results.compare import Interval, Ratio
+from dualpath.results.compare import Ratio
+from dualpath.results.intervals import Interval
 
 NONE = "–"  # a value that does not exist
 

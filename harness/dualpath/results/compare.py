@@ -8,32 +8,26 @@ independent. What the machine's noise does is shown by A against A (bound.noise)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from dualpath.core.errors import RunError
+from dualpath.results.intervals import LEVEL, RESAMPLES, Interval, resamples
 from dualpath.results.metrics import NS_PER_S, per_trajectory, per_turn
+from dualpath.results.percentiles import percentile_intervals
 from dualpath.results.run import Run, require_result
 
-LEVEL = 0.95
-RESAMPLES = 2000
-_CELLS_PER_CHUNK = 4_000_000  # bounds the memory of one chunk of resamples
+PERCENTILES = (0.5, 0.9, 0.99)
 
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A number with its bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-    level: float = LEVEL
+Latency = Literal["ttft", "ttst", "tpot"]
+LATENCIES: tuple[Latency, ...] = ("ttft", "ttst", "tpot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +39,16 @@ class Ratio:
     low: float
     high: float
     pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Percentile:
+    """Of a latency over all turns of all repeats, each side's with its own interval. None: no turn has the latency."""
+
+    latency: Latency
+    quantile: float
+    a_ns: Interval | None
+    b_ns: Interval | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,29 @@ class Comparison:
     is_paired_by_repeat: bool
 
 
+def percentiles(runs: Run | Sequence[Run], latency: Latency, *, seed: int = 0) -> list[Interval | None]:
+    """PERCENTILES of a latency in ns, resampled by trajectory. Raises RunError for a void run."""
+    found = [per_turn(run).select("trajectory", latency).collect() for run in _repeats(runs)]
+    turns = pl.concat(found).with_columns(pl.col("trajectory").rank("dense").cast(pl.Int64) - 1)
+    values = turns[latency].cast(pl.Float64).fill_null(math.nan).to_numpy()
+    return percentile_intervals(values, turns["trajectory"].to_numpy(), PERCENTILES, seed=seed)
+
+
+def compare_percentiles(run_a: Run | Sequence[Run], run_b: Run | Sequence[Run]) -> list[Percentile]:
+    """All of both sides. Raises RunError for void runs."""
+    return [
+        Percentile(latency, quantile, a, b)
+        for latency in LATENCIES
+        for quantile, a, b in zip(PERCENTILES, percentiles(run_a, latency), percentiles(run_b, latency), strict=True)
+    ]
+
+
 def compare(
     run_a: Run | Sequence[Run],
     run_b: Run | Sequence[Run],
     *,
     seed: int = 0,
-    resamples: int = RESAMPLES,
+    num_resamples: int = RESAMPLES,
 ) -> Comparison:
     """Compare repeats of B with repeats of A. Raises RunError for void runs or unlike trajectories or turns.
 
@@ -86,16 +107,12 @@ def compare(
     jct_diff = jcts_b - jcts_a
     ttft_diff = _mean(rows_b, "ttft_sum_ns") - _mean(rows_a, "ttft_sum_ns")
     turns = rows[0].turns
-    rng = np.random.default_rng(seed)
     count = len(rows[0].ids)
     ratios, jct_diffs, ttft_diffs = [], [], []
-    chunk = max(1, _CELLS_PER_CHUNK // count)
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        picked = rng.integers(count, size=(size, count))
-        ratios.append(jcts_a[picked].sum(axis=1) / jcts_b[picked].sum(axis=1))
-        jct_diffs.append(jct_diff[picked].mean(axis=1))
-        ttft_diffs.append(ttft_diff[picked].sum(axis=1) / turns[picked].sum(axis=1))
+    for drawn in resamples(count, count, seed, num_resamples):
+        ratios.append(drawn @ jcts_a / (drawn @ jcts_b))
+        jct_diffs.append(drawn @ jct_diff / count)
+        ttft_diffs.append(drawn @ ttft_diff / (drawn @ turns))
     return Comparison(
         a=tuple(str(run.directory) for run in a),
         b=tuple(str(run.directory) for run in b),
@@ -159,6 +176,8 @@ def _repeats(runs: Run | Sequence[Run]) -> list[Run]:
     found = [runs] if isinstance(runs, Run) else sorted(runs, key=lambda run: run.manifest.repeat)
     if not found:
         raise RunError("nothing to compare: no run was given for one side")
+    for run in found:
+        require_result(run)
     return found
 
 
