@@ -24,6 +24,7 @@ BELOW: dict[str, frozenset[str]] = {
     "trace": frozenset({"core"}),
     "results": frozenset({"trace", "core"}),
     "report": frozenset({"results", "trace", "core"}),
+    "gate": frozenset({"results", "trace", "core", "provenance"}),
     "engine": frozenset({"results", "trace", "core"}),
     "sim": frozenset({"results", "trace", "core"}),
     "paper": frozenset({"report", "results", "trace", "core", "plan", "series", "workers"}),

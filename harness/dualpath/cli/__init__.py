@@ -1,6 +1,6 @@
 """The command line: parse, call one function, print.
 
-Exit codes: 0 done; 1 a check or comparison failed; 2 the run is void; 3 bad input; 130 interrupted.
+Exit codes: 0 done; 1 a check or gate failed; 2 the run is void; 3 bad input; 130 interrupted.
 With --json the last line of stdout is one JSON object.
 """
 
@@ -12,6 +12,7 @@ import sys
 
 import click
 
+from dualpath.cli.gates import gate_command
 from dualpath.cli.machine import calibrate_command, doctor
 from dualpath.cli.network import worker
 from dualpath.cli.reading import compare_command, report
@@ -64,6 +65,7 @@ for command in (
     whatif_command,
     calibrate_command,
     compare_command,
+    gate_command,
     report,
     trace,
 ):

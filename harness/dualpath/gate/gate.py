@@ -1,0 +1,105 @@
+"""A gate, from its specification to its verdict: measure every tier on both sides, judge, keep the rows.
+
+    spec -> sides (two checkouts) -> counters, instructions, wall (fresh processes) -> findings -> verdict
+
+OUT holds the two checkouts (where commits were given), rows/ with what every command left and said and with the times
+of each wall probe, and verdict.json.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dualpath.core.errors import RunError
+from dualpath.gate import counters, history, instructions, wall
+from dualpath.gate.sides import Side, checkout
+from dualpath.gate.spec import Spec, load_spec
+from dualpath.gate.verdict import Finding, Verdict
+from dualpath.provenance import host, versions
+
+TIERS = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """base, candidate: a folder with a checkout, or a commit of the one that we are in. tiers: those wanted."""
+
+    spec: Path
+    base: str
+    candidate: str
+    output: Path
+    tiers: Collection[int] = TIERS
+
+
+def gate(request: Request, say: Callable[[str], None]) -> Verdict:
+    """Run it; say(line) hears how far it is. Raises PlanError before anything runs, RunError where nothing can be
+    written."""
+    spec, out = load_spec(request.spec), request.output
+    base = checkout("base", request.base, out / "base", spec.base)
+    candidate = checkout("candidate", request.candidate, out / "candidate", spec.candidate)
+    found: list[Finding] = []
+    try:
+        shutil.rmtree(out / "rows", ignore_errors=True)
+        for finding in _findings(spec, base, candidate, request, say):
+            found.append(finding)
+            say(f"  {finding.status}: {finding.name}: {finding.found}")
+        if spec.nightly is not None and 4 in request.tiers:
+            found += _nights(request.spec.parent / spec.nightly.history, candidate, found)
+        verdict = Verdict(spec, str(base), str(candidate), tuple(found))
+        facts = {**verdict.as_json(), "host": host(), "versions": versions(), "at": _now()}
+        (out / "verdict.json").write_text(json.dumps(facts, indent=1) + "\n")
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written: {error.strerror}; free space, or choose another -o") from None
+    return verdict
+
+
+def _findings(
+    spec: Spec, base: Side, candidate: Side, request: Request, say: Callable[[str], None]
+) -> Iterator[Finding]:
+    rows = request.output / "rows"
+    if 1 in request.tiers:
+        for counted in spec.counters:
+            say(f"[tier 1] {counted.name}")
+            yield from counters.measure(counted, base, candidate, rows / _file_name(counted.name))
+    if 2 in request.tiers and spec.instructions is not None:
+        say("[tier 2] instructions of the hot loops, under callgrind")
+        yield from instructions.measure(spec.instructions, base, candidate, rows / "instructions")
+    if 3 in request.tiers:
+        with_noise = spec.nightly is not None and 4 in request.tiers
+        for timed in spec.wall:
+            say(f"[tier 3] {timed.name}")
+            where = rows / _file_name(timed.name)
+            yield from wall.measure(
+                timed, base, candidate, where, with_noise=with_noise, say=lambda line: say("  " + line)
+            )
+
+
+def _nights(path: Path, candidate: Side, found: list[Finding]) -> Iterator[Finding]:
+    """Keep what this night measured; a finding for each series whose level has changed for the worse."""
+    values = {finding.name: finding.value for finding in found if finding.value is not None}
+    history.append(path, {"at": _now(), "commit": candidate.commit, "values": values})
+    nights = history.load(path)
+    for name, series in history.series(nights).items():
+        changes = history.changes(series)
+        what, limit = f"history of {name}", "no rise"
+        if not changes:
+            yield Finding(4, what, "pass", f"level over {len(series)} nights", limit)
+            continue
+        last = changes[-1]
+        night = nights[last.first]
+        shown = f"{last.after / last.before - 1:+.2%} since night {last.first + 1} of {len(series)}"
+        why = f"{last.before:.6g} before, {last.after:.6g} after {night.get('at')} (commit {night.get('commit')})"
+        yield Finding(4, what, "fail" if last.after > last.before else "pass", shown, limit, why)
+
+
+def _file_name(name: str) -> str:
+    return "".join(sign if sign.isalnum() else "-" for sign in name)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

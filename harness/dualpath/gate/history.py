@@ -1,0 +1,106 @@
+"""Tier 4: what nights measured, one JSON line each, and where it changed.
+
+A slow drift passes every pairwise gate: each night is within the limit of the one before. Over the whole history a
+shift shows. Change points are found by splitting where the means of ranks left and right differ most, as long as random
+orders of the same nights hardly ever differ as much, and then again within each part. Ranks, because a few odd nights
+must not decide.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dualpath.core.errors import RunError
+
+LEAST_NIGHTS = 5  # on each side of a change
+SIGNIFICANCE = 0.01  # how often chance alone may show as much, per split
+_ORDERS = 999  # random ones
+_SEED = 0
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Between two nights. first: index of the first one after it; before and after: medians."""
+
+    first: int
+    before: float
+    after: float
+
+
+def append(path: Path, night: Mapping[str, object]) -> None:
+    """One line, written whole. Raises RunError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as history:
+            history.write(json.dumps(night) + "\n")
+    except OSError as error:
+        raise RunError(f"{path}: the history cannot be written: {error.strerror}") from None
+
+
+def load(path: Path) -> list[dict[str, object]]:
+    """Raises RunError that names the line."""
+    if not path.exists():
+        return []
+    nights: list[dict[str, object]] = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            night = json.loads(line)
+        except ValueError as error:
+            raise RunError(f"{path}, line {number}: not JSON ({error}); delete the line if it was cut off") from None
+        if not isinstance(night, dict) or not isinstance(night.get("values"), dict):
+            raise RunError(f"{path}, line {number}: no object with `values`")
+        nights.append(night)
+    return nights
+
+
+def series(nights: Iterable[Mapping[str, object]]) -> dict[str, list[float]]:
+    """Values of all nights, by what was measured; a night that lacks one is left out there."""
+    found: dict[str, list[float]] = {}
+    for night in nights:
+        values = night["values"]
+        assert isinstance(values, dict), "load has checked it"
+        for name, value in values.items():
+            found.setdefault(name, []).append(float(value))
+    return found
+
+
+def changes(values: list[float]) -> list[Change]:
+    """Where the level of a series changes, in order."""
+    array, rng = np.array(values), np.random.default_rng(_SEED)
+    places = sorted(_splits(array, 0, len(array), rng))
+    ends = [0, *places, len(array)]
+    return [
+        Change(place, float(np.median(array[start:place])), float(np.median(array[place:end])))
+        for start, place, end in zip(ends, places, ends[2:], strict=False)
+    ]
+
+
+def _splits(values: Array, start: int, end: int, rng: np.random.Generator) -> list[int]:
+    if end - start < 2 * LEAST_NIGHTS:
+        return []
+    _, places, counts = np.unique(values[start:end], return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]  # equal nights share theirs
+    place, difference = _best(ranks)
+    as_much = sum(_best(rng.permutation(ranks))[1] >= difference for _ in range(_ORDERS))
+    if (as_much + 1) / (_ORDERS + 1) > SIGNIFICANCE:
+        return []
+    middle = start + place
+    return [*_splits(values, start, middle, rng), middle, *_splits(values, middle, end, rng)]
+
+
+def _best(ranks: Array) -> tuple[int, float]:
+    """Where the means of both sides differ most, for their sizes; and by how much."""
+    num = len(ranks)
+    places = np.arange(LEAST_NIGHTS, num - LEAST_NIGHTS + 1)
+    left = np.cumsum(ranks)[places - 1]
+    difference = np.abs(left / places - (ranks.sum() - left) / (num - places)) * np.sqrt(places * (num - places) / num)
+    best = int(np.argmax(difference))
+    return int(places[best]), float(difference[best])

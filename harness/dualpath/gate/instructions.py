@@ -1,0 +1,80 @@
+"""Tier 2: instructions of the hot loops, under callgrind: the same on a busy machine as on an idle one.
+
+The loops are pytest-benchmark's (bench/test_hot_loops.py), each side's own. Two runs of one side differ by one or two
+thousandths, so one run of each is enough. Counts of two machines, or of two versions of Python, cannot be compared:
+both sides run here and now.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from dualpath.core.errors import RunError
+from dualpath.gate import benchmarks
+from dualpath.gate.sides import Job, Side, run_together
+from dualpath.gate.spec import Instructions
+from dualpath.gate.verdict import Finding, Status
+
+DUMPS = "DUALPATH_CALLGRIND"  # environment: where callgrind writes, for bench/conftest.py
+_JSON = "benchmarks.json"
+# Compiled for any x86-64, so that what valgrind runs was compiled without it; and libraries keep to one thread.
+_PLAIN = {
+    "NUMBA_CPU_NAME": "generic",
+    "NUMBA_CPU_FEATURES": "",
+    "OMP_NUM_THREADS": "1",
+    "ARROW_NUM_THREADS": "1",
+    "POLARS_MAX_THREADS": "1",
+}
+
+
+def measure(probe: Instructions, base: Side, candidate: Side, out: Path) -> list[Finding]:
+    """A finding for each loop, or one that says why there is none."""
+    limit = f"+{probe.limit:.2%}"
+    try:
+        if shutil.which("valgrind") is None:
+            raise RunError("valgrind is not installed (Debian: apt install valgrind)")
+        ours, theirs = count((base, candidate), probe.tests, out)
+    except RunError as error:
+        return [Finding(2, "instructions", "void", "-", limit, str(error))]
+    found: list[Finding] = []
+    status: Status
+    for name in dict.fromkeys([*ours, *theirs]):
+        if name not in ours or name not in theirs:
+            side, status = ("candidate", "pass") if name in theirs else ("base", "void")
+            found.append(Finding(2, _short(name), status, "-", limit, f"only in {side}: nothing to compare with"))
+            continue
+        ratio = theirs[name] / ours[name]
+        is_more = ratio > 1 + probe.limit
+        shown = f"{ratio - 1:+.3%} ({theirs[name] / 1e6:,.1f} M)"
+        why = f"{ours[name]:,} in base, {theirs[name]:,} in candidate" if is_more else ""
+        status = "fail" if is_more else "pass"
+        found.append(Finding(2, _short(name), status, shown, limit, why, ratio, value=theirs[name]))
+    return found
+
+
+def count(sides: Sequence[Side], tests: str, out: Path) -> list[dict[str, int]]:
+    """Instructions by benchmark, of each side; all sides at once, as counts do not mind. Raises RunError."""
+    pytest = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", tests]
+    valgrind = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no"]
+    compiling, counting = list[Job](), list[Job]()
+    for side in sides:
+        where = out / side.label
+        compiled = side.command([*pytest, "--benchmark-disable"])
+        compiling.append(Job(side, compiled, where / "compile", _PLAIN))
+        dumps = where / "callgrind"
+        counted = [
+            *valgrind,
+            f"--callgrind-out-file={dumps}",
+            *side.command([*pytest, f"--benchmark-json={where / _JSON}"]),
+        ]
+        counting.append(Job(side, counted, where / "count", {**_PLAIN, DUMPS: str(dumps)}))
+    for ran in (*run_together(compiling), *run_together(counting)):
+        if ran.problem:
+            raise RunError(ran.problem)
+    return [benchmarks.instructions(out / side.label / _JSON) for side in sides]
+
+
+def _short(name: str) -> str:
+    return name.rpartition("::")[2].removeprefix("test_").replace("_", " ")

@@ -1,0 +1,164 @@
+"""Does the gate work: planted slowdowns that it caught, and changes of nothing that it let pass.
+
+    python reports/gates.py [ROWS [OUT]]    default: reports/published/gates/gates.jsonl reports/out/gates
+
+ROWS is what bench/gate_proof.py wrote. The rows of the default were measured on another machine and are published with
+the suite. Exits with 1 where a check failed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from dualpath.core.errors import DualpathError, RunError
+from dualpath.report.near import near
+from dualpath.report.sections import Section, Tile
+from dualpath.report.table import Table, table
+from dualpath.report.write import write_page
+from dualpath.results.checks import Check, at_least, at_most
+
+ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED = ROOT / "reports" / "published" / "gates" / "gates.jsonl"
+UNCHANGED = "A against A"
+LEAST_CAUGHT, OF_TRIES = 19, 20
+MOST_ALARMS, OF_GATES = 2, 40
+
+Row = dict[str, Any]
+
+
+def main(rows_file: Path = PUBLISHED, out_dir: Path = ROOT / "reports" / "out" / "gates") -> list[Check]:
+    """Read the rows, compute the checks, write the report, print them. Returns the checks."""
+    rows = load(rows_file)
+    checks = [*power_checks(rows, rows_file), alarm_check(rows, rows_file)]
+    is_published = rows_file == PUBLISHED
+    page = write_page(
+        out_dir,
+        title="Gates: what they catch, and what they let pass" + " (published, measured elsewhere)" * is_published,
+        tiles=[
+            Tile("slowdowns caught", f"{sum(map(is_caught, rows))} / {sum(map(is_planted, rows))}", "planted"),
+            Tile("false alarms", f"{sum(map(is_alarm, rows))} / {sum(not is_planted(row) for row in rows)}", UNCHANGED),
+        ],
+        caveats=caveats(rows, is_published=is_published),
+        sections=[
+            Section("power", "Power", POWER, (), (power_table(rows),)),
+            Section("alarms", "False alarms", ALARMS, (), (alarm_table(rows),)),
+        ],
+        counts=(len(rows), sum(row["status"] == "void" for row in rows)),
+        checks=checks,
+        computed_from=f"the raw rows in {near(rows_file)}",
+    )
+    for each in checks:
+        value = "–" if each.value is None else f"{each.value:g}"
+        print(f"{'pass' if each.passed else 'FAIL'} {each.id}: {value} (bound {each.bound}) {each.note}")
+    print(f"{sum(each.passed for each in checks)} of {len(checks)} checks passed; report: {near(page)}")
+    return checks
+
+
+POWER = (
+    "Each slowdown is planted in a copy of the same commit and goes through the tier that was named for it beforehand "
+    "(bench/gate_proof.py). Caught: the gate fails, with a finding of that tier."
+)
+ALARMS = (
+    "The commit against itself, all tiers, while a neighbour keeps one core busy. An alarm is a gate that fails. A "
+    "gate that is void has not judged, and is no alarm; it has let nothing pass either."
+)
+
+
+def load(path: Path) -> list[Row]:
+    """Raises RunError that names the line."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}; run bench/gate_proof.py") from None
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise RunError(f"{path}: not JSON lines ({error})") from None
+
+
+def is_planted(row: Row) -> bool:
+    return bool(row["mutant"] != UNCHANGED)
+
+
+def is_caught(row: Row) -> bool:
+    """By the tier that was to."""
+    failed = {finding["tier"] for finding in row["findings"] if finding["status"] == "fail"}
+    return is_planted(row) and bool(failed & set(row["tiers"]))
+
+
+def is_alarm(row: Row) -> bool:
+    return not is_planted(row) and bool(row["status"] == "fail")
+
+
+def power_checks(rows: list[Row], path: Path) -> list[Check]:
+    found = []
+    for mutant, of in by_mutant(rows).items():
+        caught = sum(map(is_caught, of))
+        note = f"{caught} of {len(of)} tries, by tier {of[0]['tiers'][0]}"
+        what = f"share of tries in which the gate caught {mutant}"
+        value, limit = caught / len(of) if len(of) >= OF_TRIES else None, LEAST_CAUGHT / OF_TRIES
+        short = mutant.replace("%", "percent").replace(" ", "-")
+        found.append(at_least(f"gates.power.{short}", what, value, limit, note=note, rows=(str(near(path)),)))
+    return found
+
+
+def alarm_check(rows: list[Row], path: Path) -> Check:
+    of = [row for row in rows if not is_planted(row)]
+    alarms = sum(map(is_alarm, of))
+    what = f"false alarms among {OF_GATES} gates of nothing changed"
+    value, note = alarms * OF_GATES / len(of) if len(of) >= OF_GATES else None, f"{alarms} of {len(of)} gates"
+    return at_most("gates.alarms", what, value, MOST_ALARMS, unit="gates", note=note, rows=(str(near(path)),))
+
+
+def by_mutant(rows: list[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in filter(is_planted, rows):
+        found.setdefault(row["mutant"], []).append(row)
+    return found
+
+
+def power_table(rows: list[Row]) -> Table:
+    cells = []
+    for mutant, of in by_mutant(rows).items():
+        ratios = [each["ratio"] for row in of for each in row["findings"] if each["status"] == "fail" and each["ratio"]]
+        shown = f"{min(ratios) - 1:+.1%} to {max(ratios) - 1:+.1%}" if ratios else "counters differ"
+        void = sum(row["status"] == "void" for row in of)
+        seconds = sum(row["seconds"] for row in of) / len(of)
+        caught = f"{sum(map(is_caught, of))} / {len(of)}"
+        cells.append((mutant, str(of[0]["tiers"][0]), caught, str(void), shown, f"{seconds:.0f}"))
+    columns = ("planted|", "tier", "caught", "void", "candidate over base", "s per gate")
+    return table("Planted slowdowns", columns, cells)
+
+
+def alarm_table(rows: list[Row]) -> Table:
+    of = [row for row in rows if not is_planted(row)]
+    cells = []
+    for name in dict.fromkeys(each["name"] for row in of for each in row["findings"]):
+        found = [each for row in of for each in row["findings"] if each["name"] == name]
+        statuses = Counter(each["status"] for each in found)
+        ratios = [each["ratio"] for each in found if each["ratio"]]
+        shown = f"{min(ratios) - 1:+.2%} to {max(ratios) - 1:+.2%}" if ratios else "–"
+        cells.append((str(found[0]["tier"]), name, *(str(statuses[each]) for each in ("pass", "fail", "void")), shown))
+    columns = ("tier", "what|", "pass", "fail", "void", "candidate over base")
+    return table(f"{len(of)} gates of nothing changed", columns, cells)
+
+
+def caveats(rows: list[Row], *, is_published: bool) -> list[str]:
+    machines = {f"{row['host']['cores']} cores of {row['host']['cpu']}" for row in rows}
+    commits = {row["commit"] for row in rows}
+    found = [f"Measured on {' and '.join(sorted(machines)) or 'nothing'}, commit {', '.join(sorted(commits)) or '–'}."]
+    if is_published:
+        found.insert(0, "Published, measured elsewhere: nothing here was measured on the machine that wrote this page.")
+    return found
+
+
+if __name__ == "__main__":
+    try:
+        made = main(*(Path(argument).resolve() for argument in sys.argv[1:3]))
+    except DualpathError as error:
+        sys.exit(f"error: {error}")
+    sys.exit(0 if all(check.passed for check in made) else 1)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dualpath.core.errors import RunError
+from dualpath.gate.history import append, changes, load, series
+
+
+def test_a_level_series_has_no_change_and_chance_is_rarely_taken_for_one() -> None:
+    rng = np.random.default_rng(3)
+    assert changes([1.0] * 40) == []
+    assert changes([1.0, 2.0] * 4) == []  # too short
+    assert sum(bool(changes(rng.normal(1, 0.02, 40).tolist())) for _ in range(40)) <= 2
+
+
+def test_a_step_is_found_where_it_is_and_odd_nights_are_not_steps() -> None:
+    rng = np.random.default_rng(4)
+    values = np.concatenate([rng.normal(1, 0.02, 20), rng.normal(1.06, 0.02, 20)])
+    values[7] = 3.0
+    (found,) = changes(values.tolist())
+    assert abs(found.first - 20) <= 2
+    assert found.before == pytest.approx(1, abs=0.02)
+    assert found.after == pytest.approx(1.06, abs=0.02)
+
+
+def test_two_steps_are_both_found() -> None:
+    rng = np.random.default_rng(5)
+    values = np.concatenate([rng.normal(level, 0.01, 20) for level in (1.0, 1.1, 0.9)])
+    assert [change.first for change in changes(values.tolist())] == pytest.approx([20, 40], abs=1)
+
+
+def test_nights_are_kept_line_by_line_and_a_cut_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "history.jsonl"
+    assert load(path) == []
+    append(path, {"at": "1", "values": {"jct": 2.0, "events": 3}})
+    append(path, {"at": "2", "values": {"jct": 2.5}})
+    assert series(load(path)) == {"jct": [2.0, 2.5], "events": [3.0]}
+    for text, words in (('{"values": ', "line 3: not JSON"), ("[]", "line 3: no object")):
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]) + text + "\n")
+        with pytest.raises(RunError, match=words):
+            load(path)
