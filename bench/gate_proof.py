@@ -27,7 +27,7 @@ from dualpath.gate.sides import checkout
 from dualpath.provenance import host
 
 ROOT = Path(__file__).resolve().parents[1]
-SPEC = ROOT / "bench" / "gates" / "ci.toml"
+SPEC = Path("bench") / "gates" / "ci.toml"
 UNCHANGED = "A against A"
 PACKAGE = "harness/dualpath"
 
@@ -74,7 +74,7 @@ MUTANTS = (
         "a scheduler that is 30 % slower",
         2,
         f"{PACKAGE}/core/scheduler.py",
-        (("        match event:\n", "        for _ in range(SPINS):\n            pass\n        match event:\n"),),
+        (("        match event:\n", "        for _ in range(2800):\n            pass\n        match event:\n"),),
     ),
     Mutant(
         "a path policy that ignores the queue",
@@ -113,12 +113,17 @@ def main() -> int:
     parser.add_argument("out", nargs="?", type=Path, default=ROOT / "bench" / "out" / "gate_proof")
     parser.add_argument("--tries", type=int, default=20, help="of each mutant")
     parser.add_argument("--gates", type=int, default=40, help="of nothing changed")
+    parser.add_argument("--commit", default="HEAD", help="what is gated; to go on with rows of an earlier one")
     parser.add_argument("--only", help="names of mutants; 'A against A': no mutant")
     arguments = parser.parse_args()
     out, wanted = arguments.out, arguments.only.split(",") if arguments.only else None
-    base = checkout("base", "HEAD", out / "base", {})
-    todo = [(mutant.name, attempt) for attempt in range(arguments.tries) for mutant in MUTANTS]
-    todo += [(UNCHANGED, attempt) for attempt in range(arguments.gates)]
+    base = checkout("base", arguments.commit, out / "base", {})
+    planned = {**{mutant.name: arguments.tries for mutant in MUTANTS}, UNCHANGED: arguments.gates}
+    # Each as far along as the others at any time, so that one that was interrupted says something of all.
+    todo = sorted(
+        ((name, attempt) for name, tries in planned.items() for attempt in range(tries)),
+        key=lambda step: step[1] / planned[step[0]],
+    )
     rows = out / "gates.jsonl"
     done = {(row["mutant"], row["try"]) for row in _rows(rows) if row["commit"] == base.commit}
     mutants = {mutant.name: mutant for mutant in MUTANTS}
@@ -126,12 +131,12 @@ def main() -> int:
         if (name, attempt) in done or (wanted and name not in wanted):
             continue
         candidate, tiers = out / "candidates" / name.replace(" ", "-"), (1, 2, 3)
-        checkout("candidate", "HEAD", candidate, {})
+        checkout("candidate", arguments.commit, candidate, {})
         if mutant := mutants.get(name):
             subprocess.run(["git", "-C", str(candidate), "checkout", "--quiet", "."], check=True)
             plant(mutant, candidate)
             tiers = (mutant.tier,)
-        request = Request(SPEC, str(base.root), str(candidate), out / "gate", tiers)
+        request = Request(base.root / SPEC, str(base.root), str(candidate), out / "gate", tiers)
         began_s = time.monotonic()
         with neighbour() if mutant is None else nullcontext():
             verdict = gate(request, lambda line: None)
