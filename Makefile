@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup repro published paper smoke sim-speed rdma test test-rdma check format clean
+.PHONY: help setup repro published paper smoke sim-speed rdma gate test test-rdma check format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,10 +27,10 @@ repro: $(READY) ## the main job: replay under all arms on the real engine, simul
 	@status=0; $(BIN)/python reports/cpu.py || status=$$?; $(BIN)/python reports/sim_vs_real.py || status=$$?; \
 	$(MAKE) --no-print-directory published || status=$$?; $(MAKE) --no-print-directory paper || status=$$?; exit $$status
 
-published: $(READY) ## reports on rows that were measured elsewhere, on one H200 (reports/published)
+published: $(READY) ## reports on rows that were measured elsewhere, on H200s (reports/published)
 	@$(BIN)/python bench/sim_vs_real.py --published
 	@$(BIN)/python reports/sim_vs_real.py --published || [ $$? -eq 1 ]
-	@for report in gpu gpu_model gpu_copy; do $(BIN)/python reports/$$report.py || [ $$? -eq 1 ] || exit; done # what they missed is said
+	@for report in gpu gpu_sharing gpu_model gpu_copy; do $(BIN)/python reports/$$report.py || [ $$? -eq 1 ] || exit; done # what they missed is said
 
 paper: $(READY) ## simulate every figure and table of the paper, write reports/out/paper/index.html (under 20 min)
 	@$(BIN)/python bench/paper.py || [ $$? -eq 2 ] # a void run fails its checks in the report
@@ -46,6 +46,9 @@ sim-speed: $(READY) ## how fast the simulator is, beside DynoSim and SimPy from 
 
 rdma: $(READY) ## RDMA measured in guests: isolation of traffic classes, cost of posting, rate (10 min)
 	@$(BIN)/python bench/rdma.py && $(BIN)/python reports/rdma.py
+
+gate: $(READY) ## did the last commit, or what is not committed yet, make it slower? (6 min; bench/README.md)
+	@base=HEAD; [ -n "$$(git status --porcelain)" ] || base=HEAD^; $(BIN)/dualpath gate bench/gates/ci.toml --base $$base
 
 test: $(READY) ## all tests (under 10 min)
 	@$(BIN)/python -m pytest

@@ -3,7 +3,7 @@
     pytest bench/test_hot_loops.py                              # times
     pytest bench/test_hot_loops.py --benchmark-json=loops.json  # kept
 
-Sizes are such that a loop takes a tenth of a second or so.
+Sizes are such that a loop executes some hundred million instructions or less: under callgrind that takes seconds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from dualpath.trace.select import select
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "bench" / "clusters" / "cpu-2p1d.toml"
-TRACE, AGENTS, SCALE, MAX_LEN = ROOT / "traces" / "agents-32k.parquet", 12, Fraction(1, 16), 768
+TRACE, AGENTS, SCALE, MAX_LEN = ROOT / "traces" / "agents-32k.parquet", 6, Fraction(1, 16), 768
 STEP_NS = 1_000_000  # what everything takes at the instant engine
 ARM = ARMS["dualpath"]
 
@@ -158,7 +158,7 @@ def test_feed(hot: Hot, cluster: Cluster, agents: list[Start]) -> None:
 def test_block_index(hot: Hot) -> None:
     """What is found in storage, and what is written so that it is found after a crash."""
     layout = StoreLayout("model", 64, 4096)
-    keys = [number.to_bytes(16, "little") for number in range(5000)]
+    keys = [number.to_bytes(16, "little") for number in range(2500)]
 
     def loop() -> None:
         index = PrefixIndex()
@@ -190,7 +190,7 @@ def test_hop_charging(hot: Hot, cluster: Cluster, heard: list[tuple[Event, list[
 def test_table_writing(hot: Hot, heard: list[tuple[Event, list[Command]]], tmp_path: Path) -> None:
     def loop() -> None:
         table = TableWriter(tmp_path / "decisions.parquet", TABLES["decisions"])
-        for index, (event, commands) in enumerate(heard):
+        for index, (event, commands) in enumerate(itertools.chain(heard, heard)):
             table.append(decision_row(index, event, commands, 0))
         table.close()
 
@@ -199,7 +199,7 @@ def test_table_writing(hot: Hot, heard: list[tuple[Event, list[Command]]], tmp_p
 
 def test_layer_block_copies(hot: Hot) -> None:
     """On the CPU: 4 KiB pieces between a buffer and what stands in for device memory."""
-    num, num_bytes = 4000, 4096
+    num, num_bytes = 2000, 4096
     source, target = (Region(torch.zeros(num * num_bytes, dtype=torch.uint8)) for _ in range(2))
     offsets = np.arange(num, dtype=np.int64) * num_bytes
     pieces = np.stack([offsets, offsets[::-1], np.full(num, num_bytes)], axis=1)

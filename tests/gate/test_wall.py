@@ -16,13 +16,14 @@ def _probe(**keys: object) -> Wall:
 
 
 def test_sides_take_turns_and_each_pair_is_in_the_reverse_order_of_the_one_before() -> None:
-    warm, timed = [(None, "base"), (None, "candidate")], list(order(["base", "candidate"], 3))
+    warm, timed = [(None, "base"), (None, "candidate")], list(order(["base", "candidate"], 3, warms_up=True))
     assert timed[:2] == warm
     assert "".join(column[0] for _, column in timed[2:]) == "bccbbc"
     assert [pair for pair, _ in timed[2:]] == [0, 0, 1, 1, 2, 2]
-    three = list(order(["base", "candidate", "again"], 2))
+    three = list(order(["base", "candidate", "again"], 2, warms_up=True))
     assert three[:2] == warm
     assert [column for _, column in three[2:]] == ["base", "candidate", "again", "again", "candidate", "base"]
+    assert list(order(["base", "candidate", "again"], 2, warms_up=False)) == three[2:]
 
 
 def test_three_per_cent_are_too_much_and_one_is_not() -> None:

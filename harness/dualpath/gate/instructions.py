@@ -19,8 +19,10 @@ from dualpath.gate.verdict import Finding, Status
 
 DUMPS = "DUALPATH_CALLGRIND"  # environment: where callgrind writes, for bench/conftest.py
 _JSON = "benchmarks.json"
+_PLUGINS = ("-p", "no:cacheprovider", "-p", "pytest_benchmark.plugin")  # no others: under valgrind imports take long
 # Compiled for any x86-64, so that what valgrind runs was compiled without it; and libraries keep to one thread.
 _PLAIN = {
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     "NUMBA_CPU_NAME": "generic",
     "NUMBA_CPU_FEATURES": "",
     "OMP_NUM_THREADS": "1",
@@ -56,7 +58,7 @@ def measure(probe: Instructions, base: Side, candidate: Side, out: Path) -> list
 
 def count(sides: Sequence[Side], tests: str, out: Path) -> list[dict[str, int]]:
     """Instructions by benchmark, of each side; all sides at once, as counts do not mind. Raises RunError."""
-    pytest = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", tests]
+    pytest = ["python", "-m", "pytest", "-q", *_PLUGINS, "--import-mode=importlib", tests]
     valgrind = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no"]
     compiling, counting = list[Job](), list[Job]()
     for side in sides:
@@ -70,9 +72,10 @@ def count(sides: Sequence[Side], tests: str, out: Path) -> list[dict[str, int]]:
             *side.command([*pytest, f"--benchmark-json={where / _JSON}"]),
         ]
         counting.append(Job(side, counted, where / "count", {**_PLAIN, DUMPS: str(dumps)}))
-    for ran in (*run_together(compiling), *run_together(counting)):
-        if ran.problem:
-            raise RunError(ran.problem)
+    for jobs in (compiling, counting):
+        for ran in run_together(jobs):
+            if ran.problem:
+                raise RunError(ran.problem)
     return [benchmarks.instructions(out / side.label / _JSON) for side in sides]
 
 

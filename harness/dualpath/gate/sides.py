@@ -135,7 +135,7 @@ def checkout(label: Label, where: str, into: Path, words: Words) -> Side:
         root.parent.mkdir(parents=True, exist_ok=True)
         if _git(Path(), "clone", "--quiet", "--shared", "--no-checkout", source, str(root)) is None:
             raise PlanError(f"--{label} {where}: cannot be cloned to {root}; choose another -o")
-    if _git(root, "checkout", "--quiet", "--detach", commit) is None:
+    if _git(root, "checkout", "--quiet", "--force", "--detach", commit) is None:
         raise PlanError(f"--{label} {where}: {root} cannot be set to {commit}; delete it, or choose another -o")
     return Side(label, root, commit, words)
 

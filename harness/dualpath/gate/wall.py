@@ -35,9 +35,12 @@ def measure(
     sides = {"base": base, "candidate": candidate, **({"again": base} if with_noise else {})}
     samples: dict[str, list[Sample]] = {column: [] for column in sides}
     out.mkdir(parents=True, exist_ok=True)
+    turns = order(list(sides), probe.pairs, warms_up=probe.measure != "jct_s")  # a run's clock starts when it is warm
     with (out / "times.jsonl").open("w") as rows:
-        for position, (pair, column) in enumerate(order(list(sides), probe.pairs)):
+        for position, (pair, column) in enumerate(turns):
             side, where = sides[column], out / f"{position:03}-{column}"
+            if probe.measure == "benchmarks":
+                where.mkdir()  # pytest-benchmark makes none
             ran = run(Job(side, side.filled(probe.command, where), where))
             try:
                 times = _times(probe.measure, ran)
@@ -59,10 +62,10 @@ def _shown(times: Times) -> str:
     return ", ".join(f"{each:.4g} s" for each in times.values())
 
 
-def order(columns: Sequence[str], pairs: int) -> Iterator[tuple[int | None, str]]:
-    """Number of the pair, and whose turn it is: each pair in the reverse order of the one before. Pair None warms up:
-    a side's first run compiles."""
-    for column in columns[:2]:
+def order(columns: Sequence[str], pairs: int, *, warms_up: bool) -> Iterator[tuple[int | None, str]]:
+    """Number of the pair, and whose turn it is: each pair in the reverse order of the one before. Pair None warms up,
+    as a side's first command compiles."""
+    for column in columns[:2] if warms_up else ():
         yield None, column
     for pair in range(pairs):
         for column in columns if pair % 2 == 0 else reversed(columns):

@@ -1,0 +1,63 @@
+"""Counting under valgrind's callgrind, for real: two small checkouts with a loop each."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from dualpath.core.errors import RunError
+from dualpath.gate import instructions
+from dualpath.gate.callgrind import Callgrind
+from dualpath.gate.sides import Label, Side
+from dualpath.gate.spec import Instructions
+
+ROOT = Path(__file__).resolve().parents[2]
+LOOP = "def test_a_loop(hot):\n    hot(lambda: sum(number * number for number in range({num})))\n"
+PROBE = Instructions("bench/test_loop.py", limit=0.01)
+
+
+def _side(tmp_path: Path, label: Label, text: str) -> Side:
+    root = tmp_path / label
+    (root / "bench").mkdir(parents=True)
+    (root / "harness").symlink_to(ROOT / "harness")
+    shutil.copy(ROOT / "bench" / "conftest.py", root / "bench")
+    (root / "bench" / "test_loop.py").write_text(text)
+    return Side(label, root, label)
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+def test_two_per_cent_more_work_are_seen_and_none_is_not(tmp_path: Path) -> None:
+    base = LOOP.format(num=50_000) + LOOP.format(num=50_000).replace("a_loop", "another")
+    candidate = LOOP.format(num=50_000) + LOOP.format(num=51_000).replace("a_loop", "another")
+    sides = (_side(tmp_path, "base", base), _side(tmp_path, "candidate", candidate))
+    same, more = instructions.measure(PROBE, *sides, tmp_path / "out")
+    assert (same.tier, same.name, same.status, same.why) == (2, "a loop", "pass", "")
+    assert (more.name, more.status) == ("another", "fail")
+    assert more.ratio is not None
+    assert 1.015 < more.ratio < 1.025
+    assert f"{int(more.value or 0):,} in candidate" in more.why
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+def test_loops_that_do_not_run_are_void_and_say_why(tmp_path: Path) -> None:
+    sides = (_side(tmp_path, "base", LOOP.format(num=1)), _side(tmp_path, "candidate", "import no_such_module\n"))
+    (found,) = instructions.measure(PROBE, *sides, tmp_path / "out")
+    assert found.status == "void"
+    assert "candidate ended with" in found.why
+    assert "no_such_module" in (tmp_path / "out" / "candidate" / "compile.log").read_text()
+
+
+def test_without_valgrind_the_tier_is_void(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    side = Side("base", tmp_path, "c")
+    (found,) = instructions.measure(PROBE, side, side, tmp_path / "out")
+    assert found.status == "void"
+    assert "valgrind is not installed" in found.why
+
+
+def test_outside_valgrind_nothing_is_counted_and_that_is_said(tmp_path: Path) -> None:
+    counter = Callgrind(tmp_path / "callgrind")
+    assert not counter.is_running
+    with pytest.raises(RunError, match="left no count"):
+        counter.count(lambda: None)
