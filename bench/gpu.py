@@ -7,6 +7,9 @@ so let it be a file system in memory. Runs are interleaved: repeat by repeat, cl
 run of the same plan and commit is kept, so an interrupted experiment goes on where it stopped. --profile measures the
 machine as well, for the simulator (OUT/profile.toml).
 
+Engines take the GPUs there are in turn. What sharing one distorts is measured on a machine with two, run by run, with
+CUDA_VISIBLE_DEVICES=0 and without, into OUT/one-gpu and OUT/two-gpus (reports/gpu_sharing.py).
+
 Engines of one GPU share it through NVIDIA's MPS, so that their kernels run side by side; without it the GPU would serve
 them in turns of milliseconds. The daemon is started here and ends with the experiment.
 

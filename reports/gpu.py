@@ -37,6 +37,7 @@ from dualpath.results.pooled import pooled_s
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "reports" / "published" / "h200" / "runs"
+SHARING = ROOT / "reports" / "published" / "h200x2" / "runs"  # of reports/gpu_sharing.py
 TITLE = "KV-cache loading on one NVIDIA H200: single path, dual path, split"
 
 SHAPES = {"h200-1p1d": (1, 1), "h200-1p2d": (1, 2), "h200-2p1d": (2, 1)}  # prefill and decode nodes
@@ -180,8 +181,7 @@ def notes(experiment: Experiment, is_published: bool) -> list[str]:
         "All engines share one GPU, through MPS: a decode step beside a prefill pass takes longer than alone, and more "
         "engines get no more compute. An arm that loads faster also decodes more requests at once, so TPOT says "
         "little between arms; the oracle's, under still more load, is beside it. Where three storage NICs outrun "
-        "the GPU, the oracle is the bound, and runs with three NICs need not tie. What sharing distorts is in the "
-        "report of simulated against real runs (reports/sim_vs_real.py --published).",
+        "the GPU, the oracle is the bound, and runs with three NICs need not tie. " + what_sharing_distorts(),
         "What shapes the scheduler's choices, and how near it the busiest run came: "
         + "; ".join(f"{name}: {max(each[name] for each in reached):.0%}" for name in reached[0])
         + ".",
@@ -194,6 +194,20 @@ def notes(experiment: Experiment, is_published: bool) -> list[str]:
     if is_published:
         found.insert(0, "Published, measured elsewhere: nothing here was measured on the machine that wrote this page.")
     return found
+
+
+def what_sharing_distorts() -> str:
+    one, two = (Experiment.load("gpu", SHAPES, SHARING / setting) for setting in ("one-gpu", "two-gpus"))
+    changes = (
+        f"{arm} {statistics.mean(map(jct_s, two.cells[cell])) / statistics.mean(map(jct_s, one.cells[cell])) - 1:+.1%}"
+        for arm in (*JUDGED, "oracle")
+        for cell in [(arm, "h200-1p1d")]
+    )
+    return (
+        "What sharing distorts was measured on two H200s of one host: on h200-1p1d a GPU for each engine changes the "
+        f"JCT of {', '.join(changes)}. reports/gpu_sharing.py says what that does to the conclusions, and has three "
+        "engines."
+    )
 
 
 if __name__ == "__main__":

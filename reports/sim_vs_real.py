@@ -282,7 +282,8 @@ def unshared_table(pairs: list[Pair], unshared: Path) -> Table:
     note = (
         "All engines of the real runs share one GPU. Simulated without that, with what passes and steps take when "
         "nothing else runs: how much shorter the same runs would be says what sharing distorts. It matters little "
-        "where one storage NIC is waited for, and most where three of them outrun the GPU."
+        "where one storage NIC is waited for, and most where three of them outrun the GPU. reports/gpu_sharing.py has "
+        "what two GPUs measured."
     )
     return table("What sharing one GPU distorts", columns, rows, note)
 
