@@ -14,11 +14,11 @@ from dualpath.paper.numbers import Number, absolute_errors, belief_of, percentil
 from dualpath.paper.offline import CLUSTER_OF, label
 from dualpath.paper.part import Part
 from dualpath.paper.runs import Results
-from dualpath.paper.termination import RULE, TPOT_LIMIT_S, TTFT_LIMIT_S, WINDOW_S
 from dualpath.report.figure import Figure, finish
 from dualpath.report.style import SOFT_INK
 from dualpath.report.table import NONE, Table, number, per_cent, table
 from dualpath.results.checks import Check, at_most
+from dualpath.results.termination import RULE, TPOT_LIMIT_S, TTFT_LIMIT_S, WINDOW_S
 
 CELLS = grid_of.CELLS
 SINGLE, RATIO = 0.20, 0.25  # a step of the grid is a quarter of the capacity

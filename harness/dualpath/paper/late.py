@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from dualpath.paper.termination import TPOT_LIMIT_S, TTFT_LIMIT_S
 from dualpath.results.run import Run, require_result
+from dualpath.results.termination import TPOT_LIMIT_S, TTFT_LIMIT_S
 
 _NS = 1e9
 

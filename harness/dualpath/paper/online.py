@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from dualpath.paper.termination import TPOT_LIMIT_S, TTFT_LIMIT_S, WINDOW_S, Reason, Stop, termination
 from dualpath.results.run import Run, require_result
+from dualpath.results.termination import TPOT_LIMIT_S, TTFT_LIMIT_S, Reason, Stop, termination_of
 
 _NS = 1e9
 PARTS = ("schedule", "allocate", "read", "prefill")  # Fig 12 left
@@ -36,7 +36,7 @@ def measure(run: Run) -> Point:
     """Raises RunError for a void run."""
     require_result(run)
     turns = run.turns
-    stop = termination(_ttft_by_window(run))
+    stop = termination_of(run)
     latencies = turns.select(
         ttft=(pl.col("first_token_ns") - pl.col("due_ns")).filter(_within("first_token_ns", stop)).mean(),
         ttst=(pl.col("second_token_ns") - pl.col("first_token_ns")).filter(_within("second_token_ns", stop)).mean(),
@@ -68,19 +68,6 @@ def measure(run: Run) -> Point:
         begun_trajectory_s=begun / _NS,
         live_tokens=_live_tokens(turns, stop),
     )
-
-
-def _ttft_by_window(run: Run) -> list[float | None]:
-    """Mean TTFT, s, by window while agents arrive."""
-    trace, feed = run.manifest.trace, run.manifest.feed
-    arrivals_s = trace.agents / feed.rate_per_s if feed.rate_per_s else 0.0
-    means = (
-        run.turns.group_by((pl.col("first_token_ns") // int(WINDOW_S * _NS)).alias("window"))
-        .agg(((pl.col("first_token_ns") - pl.col("due_ns")).mean() / _NS).alias("ttft_s"))
-        .collect()
-    )
-    found = dict(means.iter_rows())
-    return [found.get(window) for window in range(max(1, int(arrivals_s + 1) // WINDOW_S))]
 
 
 def _within(column: str, stop: Stop) -> pl.Expr:

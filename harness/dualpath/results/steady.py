@@ -1,8 +1,10 @@
-"""The steady window of an offline run: the named rule `cold-start-to-half`, set before any run was looked at.
+"""The steady window of a run, by named rules that were set before any run was looked at: one for each kind of feed.
 
-An offline run has three phases. All agents start at once with nothing stored (cold start: first prompts are
-computed, nothing is loaded); then agents loop; then they finish one by one and the load thins out until single
-stragglers remain. A statement about a saturated link is about the middle only, so the window
+`mean-150s-30min` is the paper's, for online runs: the last window of 150 s, where the run is steady (`termination.py`).
+
+`cold-start-to-half` is for offline runs. An offline run has three phases. All agents start at once with nothing stored
+(cold start: first prompts are computed, nothing is loaded); then agents loop; then they finish one by one and the load
+thins out until single stragglers remain. A statement about a saturated link is about the middle only, so the window
 
 - starts when the last trajectory has finished its first turn: from here on every turn can have a hit;
 - ends when the number of unfinished trajectories first falls below the larger of
@@ -12,19 +14,21 @@ stragglers remain. A statement about a saturated link is about the middle only, 
 
 Both must hold, hence the larger count, which is reached first. With few agents the second term decides, and with
 fewer than 4 agents per SNIC there is no steady state to speak of. Everything outside the window is left out.
-There is no window (None) in a run that is not offline, or where it would be empty.
+There is no window (None) where it would be empty.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import polars as pl
 
+from dualpath.results import termination
 from dualpath.results.run import Run, require_result
 
-RULE = "cold-start-to-half"
+RULE = "cold-start-to-half"  # by which links are judged
 AGENTS_PER_SNIC = 4
 
 
@@ -36,20 +40,57 @@ class Window:
     end_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What a rule says of a run."""
+
+    rule: str
+    window: Window | None
+    reason: str  # in words: what the window is, or why there is none
+
+
 def steady_window(run: Run) -> Window | None:
-    """The run's steady window by the rule above. Raises RunError for a void run."""
+    """By RULE. Raises RunError for a void run."""
+    return RULES[RULE](run).window
+
+
+def rulings(run: Run) -> list[Ruling]:
+    """What every rule says. Raises RunError for a void run."""
+    return [rule(run) for rule in RULES.values()]
+
+
+def _cold_start_to_half(run: Run) -> Ruling:
     require_result(run)
     if run.manifest.feed.mode != "offline":
-        return None
+        return Ruling(RULE, None, f"the run is {run.manifest.feed.mode}, not offline")
     first_ends = run.turns.sort("turn").group_by("trajectory").agg(pl.col("end_ns").first())
     start_ns = int(first_ends.select(pl.col("end_ns").max()).collect().item())
     last_ends = run.turns.group_by("trajectory").agg(pl.col("end_ns").max()).select(pl.col("end_ns").sort())
     ends_ns: list[int] = last_ends.collect()["end_ns"].to_list()
-    end_ns = _falls_below(ends_ns, max(len(ends_ns) / 2, AGENTS_PER_SNIC * len(run.read_nodes())))
-    return Window(start_ns, end_ns) if end_ns is not None and end_ns > start_ns else None
+    limit = max(len(ends_ns) / 2, AGENTS_PER_SNIC * len(run.read_nodes()))
+    end_ns = _falls_below(ends_ns, limit)
+    if end_ns is None:
+        return Ruling(RULE, None, f"{len(ends_ns)} agents are too few, {math.ceil(limit)} are wanted")
+    if end_ns <= start_ns:
+        return Ruling(RULE, None, f"fewer than {math.ceil(limit)} agents are left when the last first turn ends")
+    return Ruling(RULE, Window(start_ns, end_ns), f"{math.ceil(limit)} or more of {len(ends_ns)} agents loop")
 
 
 def _falls_below(ends_ns: list[int], limit: float) -> int | None:
     """When the count of trajectories not yet ended first falls below `limit`; None if it starts there."""
     must_end = len(ends_ns) - math.ceil(limit) + 1
     return ends_ns[must_end - 1] if must_end >= 1 else None
+
+
+def _mean_150s_30min(run: Run) -> Ruling:
+    require_result(run)
+    if run.manifest.feed.mode != "online":
+        return Ruling(termination.RULE, None, f"the run is {run.manifest.feed.mode}, not online")
+    stop = termination.termination_of(run)
+    if stop.reason == "steady":
+        window = Window(int(stop.start_s * 1e9), int(stop.end_s * 1e9))
+        return Ruling(termination.RULE, window, f"mean TTFT within {termination.VARIATION:.0%} of 30 minutes earlier")
+    return Ruling(termination.RULE, None, f"not steady: {stop.reason} at {stop.end_s} s")
+
+
+RULES: dict[str, Callable[[Run], Ruling]] = {RULE: _cold_start_to_half, termination.RULE: _mean_150s_30min}

@@ -1,4 +1,4 @@
-"""The paper's rule of when an online run stops (section 7.2), and what is read off the run there."""
+"""What is read off an online run of the paper where it stops."""
 
 from __future__ import annotations
 
@@ -8,34 +8,8 @@ from typing import Any
 import pytest
 from dualpath.core.errors import RunError
 from dualpath.paper.online import measure
-from dualpath.paper.termination import Stop, termination
 from dualpath.results.run import Run
 from synthetic import S, turn, write_run
-
-BACK = 12  # windows of 150 s in half an hour
-
-
-@pytest.mark.parametrize(
-    ("ttft_s", "stop"),
-    [
-        ([1.0, 1.5, 4.1, 9.0], Stop(2, "overloaded")),
-        ([4.0, 4.0], Stop(1, "arrivals ended")),  # the limit itself is allowed
-        ([1.0] * BACK + [1.04, 1.0], Stop(BACK, "steady")),
-        ([1.0] * BACK + [1.06, 1.051, 1.049], Stop(BACK + 2, "steady")),
-        ([1.0] * BACK + [0.94, 4.5], Stop(BACK + 1, "overloaded")),
-        ([1.0] * 5, Stop(4, "arrivals ended")),  # half an hour has not passed
-        ([None, *[1.0] * BACK, 2.0], Stop(BACK + 1, "arrivals ended")),  # nothing to compare the window with
-        ([None], Stop(0, "arrivals ended")),
-        ([1.0 + 0.02 * k for k in range(60)], Stop(59, "arrivals ended")),  # grows by more than 5 % in half an hour
-        ([3.0 + 0.01 * k for k in range(60)], Stop(12, "steady")),  # grows by less
-    ],
-)
-def test_termination(ttft_s: list[float | None], stop: Stop) -> None:
-    assert termination(ttft_s) == stop
-
-
-def test_a_stop_is_the_end_of_its_window() -> None:
-    assert (Stop(12, "steady").start_s, Stop(12, "steady").end_s) == (1800, 1950)
 
 
 def write_online(directory: Path, turns: list[dict[str, Any]], span_s: int) -> Run:

@@ -12,6 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import polars as pl
+
+from dualpath.results.run import Run
+
 RULE = "mean-150s-30min"
 WINDOW_S = 150
 EARLIER_S = 30 * 60
@@ -49,3 +53,16 @@ def termination(ttft_s: Sequence[float | None]) -> Stop:
         if earlier is not None and abs(mean / earlier - 1) < VARIATION:
             return Stop(window, "steady")
     return Stop(len(ttft_s) - 1, "arrivals ended")
+
+
+def termination_of(run: Run) -> Stop:
+    """Of an online run, while agents arrive."""
+    trace, feed = run.manifest.trace, run.manifest.feed
+    arrivals_s = trace.agents / feed.rate_per_s if feed.rate_per_s else 0.0
+    means = (
+        run.turns.group_by((pl.col("first_token_ns") // int(WINDOW_S * 1e9)).alias("window"))
+        .agg(((pl.col("first_token_ns") - pl.col("due_ns")).mean() / 1e9).alias("ttft_s"))
+        .collect()
+    )
+    found = dict(means.iter_rows())
+    return termination([found.get(window) for window in range(max(1, int(arrivals_s + 1) // WINDOW_S))])
