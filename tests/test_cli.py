@@ -87,7 +87,29 @@ def test_a_run_then_its_report_and_comparison(
     assert "dualpath" in page.read_text()
     code, out, _ = call("compare", runs / "layerwise", runs / "dualpath", "--json")
     assert code == 0
-    assert json.loads(out.splitlines()[-1])["trajectories"] == 2
+    compared = json.loads(out.splitlines()[-1])
+    assert compared["trajectories"] == 2
+    assert [each["failed"] for each in compared["run_b"]["latencies"]] == [0] * 4
+    assert compared["run_b"]["send_lag"]["p99_ns"] > 0
+
+
+def test_a_void_run_is_compared_by_latencies_alone(
+    call: Call, trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    command = ("replay", trace_file, "--cluster", cluster_file(), "--null", "-o", tmp_path / "runs")
+    assert call(*command, "--arm", "layerwise", "--arm", "dualpath")[0] == 0
+    whole, void = tmp_path / "runs" / "layerwise", tmp_path / "runs" / "dualpath"
+    facts = json.loads((void / "run.json").read_text())
+    facts.update(status="void", reasons=["DE0 died"], turns_planned=facts["turns_planned"] + 1)
+    (void / "run.json").write_text(json.dumps(facts))
+    code, out, _ = call("compare", whole, void, "--json")
+    assert code == 2
+    assert f"no speed-up: {void} is void (DE0 died)" in out
+    found = json.loads(out.splitlines()[-1])
+    assert "speed_up" not in found
+    assert (found["run_a"]["latencies"][0]["failed"], found["run_b"]["latencies"][0]["failed"]) == (0, 1)
+    assert found["run_b"]["latencies"][0]["mean"]["value"] == "inf"  # JSON has no infinity
+    assert found["run_b"]["void"] == ["DE0 died"]
 
 
 def test_all_arms_in_one_call(call: Call, trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from dualpath.provenance import stand_ins
 from dualpath.results.recorder import Recorder, write_json
 from dualpath.trace.reader import TraceFile
 from dualpath.trace.starts import Workload
-from dualpath.warm import warm_up
+from dualpath.warm import warm_parts, warm_up
 
 
 def replay(plan: Plan, progress: Callable[[int, int], None]) -> Outcome:
@@ -192,6 +192,7 @@ def _facts(
         **facts,
         "host": {**facts["host"], "gpus": [] if plan.null else gpu_names()},
         "bucket_ns": BUCKET_NS,
+        "warm_up": warm_parts(null=plan.null, on_gpu=best_device() != "cpu"),
         "storage": {"directory": str(store_directory), "filesystem": filesystem, "durable": cluster_file.durable},
         "stand_ins": stand_ins(
             cluster,

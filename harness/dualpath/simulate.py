@@ -47,6 +47,7 @@ def simulate(plan: Plan, progress: Callable[[int, int], None]) -> Outcome:
             "code": source_digest(),
             "profile": {name: msgspec.to_builtins(constant) for name, constant in constants.items()},
             "bucket_ns": 1,
+            "warm_up": "nothing: what work costs does not depend on what ran before",
             "stand_ins": [("cluster", "engines, NICs, storage", "simulated: sim/machine.py, constants in profile")],
         }
         write_json(plan.output / "run.json", {**facts, "status": "void", "reasons": ["the run has not ended"]})

@@ -35,6 +35,19 @@ def warm_up(cluster: Cluster, arm: Arm) -> None:
             feed.ended(due.trajectory, due.turn, 0)
 
 
+def warm_parts(*, null: bool, on_gpu: bool) -> str:
+    """What a run of the real engine finds warm when its clock starts, in words. null: no engines."""
+    parts = ["a trajectory of its own has gone through the scheduler"]
+    if not null:
+        parts.append("every engine has started and holds its weights")
+        parts.append(
+            "copies are compiled, and CUDA graphs, where the model has them, captured and run"
+            if on_gpu
+            else "no forward pass has run"
+        )
+    return "; ".join(parts)
+
+
 def _answers(commands: Sequence[Command]) -> Iterator[Event]:
     """What happens where every command is done at once."""
     for command in commands:

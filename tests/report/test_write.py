@@ -184,7 +184,54 @@ def test_turns_of_one_token_have_no_second_token(tmp_path: Path) -> None:
     rows = [turn("a", 0, 0, S, generate_tokens=1), turn("a", 1, S, 2 * S, generate_tokens=1)]
     write_report([write_run(tmp_path / "r", rows, [link(0, 1000)])], tmp_path / "out", title="Short")
     markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert "| cpu-1p1d | layerwise | 750 | 750 | 750 | – | – | – | – |" in markdown
+    assert "| TTST | – | – | – | – | 0 (0) | 0 |" in markdown
+    assert "| 750 [750, 750] | 750 [750, 750] | 750 [750, 750] | 750 [750, 750] | 2 (1) | 0 |" in markdown
+
+
+def test_a_void_run_shows_its_latencies_with_failures_as_infinite_apart_from_results(tmp_path: Path) -> None:
+    ended = [turn(f"t{k}", 0, 0, S) for k in range(3)]
+    cut = {**turn("t3", 0, 0, S), "status": "unfinished", "end_ns": None}
+    void = write_run(
+        tmp_path / "void", [*ended, cut], arm="split", status="void", reasons=["DE0 died"], turns_planned=5
+    )
+    write_report([_arm(tmp_path / "r", "dualpath", 2.0), void], tmp_path / "out", title="Void")
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "| cpu-1p1d | split | TTFT | ∞ [" in markdown[markdown.index("### Latency in void runs") :]
+    assert "| 5 (" in markdown
+    assert "split" not in markdown[: markdown.index("## Void runs")]
+
+
+def test_a_harness_that_was_late_is_said_where_its_latencies_are(tmp_path: Path) -> None:
+    late = _arm(tmp_path / "late", "layerwise", 4.0)  # turns that are sent after a sixteenth of their time
+    write_report([late], tmp_path / "out", title="Late")
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "> 1 of 1 runs are DEGRADED" in markdown
+    assert "| cpu-1p1d | layerwise | TTFT DEGRADED at p50 and p99 |" in markdown
+    assert "| cpu-1p1d | layerwise | TPOT |" in markdown  # when tokens follow the first, sending is long done
+    rows = [turn(f"t{k}", 0, 0, (4 + k) * S, released_ns=0) for k in range(4)]
+    write_report([write_run(tmp_path / "r", rows)], tmp_path / "out", title="In time")
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "> 1 of 1 runs are DEGRADED" not in markdown
+    assert "| in time |" in markdown
+
+
+def test_the_rule_of_the_steady_window_and_the_warm_up_are_said(tmp_path: Path) -> None:
+    write_report([_arm(tmp_path / "r", "layerwise", 2.0, warm_up="nothing")], tmp_path / "out", title="One")
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "| cpu-1p1d | layerwise | cold-start-to-half | 0.190 | 1.58 | 5 or more of 10 agents loop |" in markdown
+    assert "| engine | nothing | 1 |" in markdown
+
+
+def test_differences_are_from_layerwise_or_else_from_the_first_arm(tmp_path: Path) -> None:
+    runs = {
+        arm: _arm(tmp_path / arm, arm, end_s) for arm, end_s in (("basic", 4.0), ("layerwise", 3.0), ("split", 2.0))
+    }
+    write_report(runs.values(), tmp_path / "out", title="Three")
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "| cpu-1p1d | basic | layerwise | 0.763 [0." in markdown  # a second less on the slowest, 10/19 on the first
+    assert "| cpu-1p1d | split | layerwise | -0.763 [-0." in markdown
+    write_report([runs["basic"], runs["split"]], tmp_path / "out", title="Two")
+    assert "| cpu-1p1d | split | basic | -1.53 [" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
 def test_native_links_are_shown_in_bytes_and_have_no_bound(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from dualpath.core.errors import RunError
-from dualpath.results.compare import compare
+from dualpath.results.compare import Comparison, compare
+from dualpath.results.latencies import LatencyName
 from dualpath.results.run import Run
 from synthetic import S, turn, write_run
 
@@ -15,13 +16,19 @@ def _run(directory: Path, ends_s: dict[str, float], **manifest: Any) -> Run:
     return Run.load(write_run(directory, rows, **manifest))
 
 
+def _difference_s(found: Comparison, name: LatencyName) -> float:
+    difference = found.latency_differences_s[name]
+    assert difference is not None
+    return difference.value
+
+
 def test_by_hand(tmp_path: Path) -> None:
     a = _run(tmp_path / "a", {"x": 8, "y": 4})
     b = _run(tmp_path / "b", {"x": 4, "y": 4})
     found = compare(a, b)
     assert found.speed_up.value == 2.0
     assert found.trajectory_jct_difference_s.value == -2.0
-    assert found.ttft_difference_s.value == -1.5  # first tokens come after 6/8 of a turn
+    assert _difference_s(found, "ttft") == -1.5  # first tokens come after 6/8 of a turn
     assert found.trajectories == 2
     assert (found.speed_up.low, found.speed_up.high) == (2.0, 2.0)  # one repeat has no range
     assert found.trajectory_speed_up.value == 1.5
@@ -71,8 +78,25 @@ def test_differences_weigh_every_turn(tmp_path: Path) -> None:
     a = Run.load(write_run(tmp_path / "a", rows(16)))
     b = Run.load(write_run(tmp_path / "b", rows(8)))
     found = compare(a, b)
-    assert found.ttft_difference_s.value == pytest.approx(-2.0)  # 6 s less on one of three turns
+    assert _difference_s(found, "ttft") == pytest.approx(-2.0)  # 6 s less on one of three turns
     assert found.trajectory_jct_difference_s.value == -4.0
+
+
+def test_turns_of_one_token_have_no_difference_of_later_tokens(tmp_path: Path) -> None:
+    def rows(first_s: int) -> list[dict[str, Any]]:
+        return [turn("x", 0, 0, first_s * S, generate_tokens=1), turn("y", 0, 0, 8 * S, generate_tokens=1)]
+
+    a, b = (Run.load(write_run(tmp_path / name, rows(first_s))) for name, first_s in (("a", 8), ("b", 4)))
+    found = compare(a, b)
+    assert (found.latency_differences_s["ttst"], found.latency_differences_s["tpot"]) == (None, None)
+    more_a, more_b = (
+        Run.load(write_run(tmp_path / f"{name}2", [*rows(8), turn("z", 0, 0, end_s * S)]))
+        for name, end_s in (("a", 16), ("b", 8))
+    )
+    assert (
+        _difference_s(compare(more_a, more_b), "ttst") == -1.0
+    )  # one of 8 parts of the turn, over one turn, not three
+    assert _difference_s(compare(more_a, more_b), "turn_latency") == pytest.approx(-8 / 3)
 
 
 def test_unlike_work_is_refused(tmp_path: Path) -> None:

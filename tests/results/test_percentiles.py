@@ -4,7 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from dualpath.results.intervals import resamples
 from dualpath.results.percentiles import percentile_intervals
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def _of(values: list[float], groups: list[int], *quantiles: float) -> list[tuple[float, float, float] | None]:
@@ -50,3 +53,36 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         assert found is not None
         held += found.low <= math.log(2) <= found.high
     assert held == pytest.approx(190, abs=10)
+
+
+_LATENCY = st.sampled_from([1.0, 2.0, 3.5, 7.0, math.inf, math.nan])
+
+
+@given(
+    turns=st.lists(st.tuples(_LATENCY, st.integers(0, 5)), min_size=1, max_size=40),
+    quantile=st.sampled_from([0.01, 0.5, 0.95, 0.99, 1.0]),
+)
+def test_it_is_what_writing_out_every_resample_gives(turns: list[tuple[float, int]], quantile: float) -> None:
+    """The plain way: draw groups, write their turns in a list, sort it, take the one at the rank."""
+    turns = [(value, group) for value, group in turns if not math.isnan(value)]
+    (found,) = percentile_intervals(
+        np.array([value for value, _ in turns]),
+        np.array([group for _, group in turns], np.int64),
+        (quantile,),
+        count=40,
+    )
+    if not turns:
+        assert found is None
+        return
+    num_groups = max(group for _, group in turns) + 1
+
+    def at_rank(values: list[float], share: float) -> float:
+        return sorted(values)[max(1, math.ceil(share * len(values))) - 1]
+
+    samples = []
+    for drawn in np.concatenate(list(resamples(num_groups, 1, 0, 40))):
+        values = [value for value, group in turns for _ in range(int(drawn[group]))]
+        samples += [at_rank(values, quantile)] if values else []
+    assert found is not None
+    assert found.value == at_rank([value for value, _ in turns], quantile)
+    assert (found.low, found.high) == (at_rank(samples, 0.025), at_rank(samples, 0.975))

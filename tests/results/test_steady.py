@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from dualpath.core.errors import RunError
 from dualpath.results.run import Run
-from dualpath.results.steady import RULES, Window, rulings, steady_window
+from dualpath.results.steady import Ruling, Window, ruling, steady_window
 from synthetic import S, turn, write_run
 
 
@@ -61,18 +61,13 @@ def _online(directory: Path, ttft_s: Sequence[float]) -> Run:
     return Run.load(write_run(directory, rows, feed={"mode": "online", "rate_per_s": 1 / 50}))
 
 
-def _said(run: Run) -> dict[str, tuple[Window | None, str]]:
-    return {found.rule: (found.window, found.reason) for found in rulings(run)}
-
-
 def test_the_papers_rule_takes_the_first_window_that_is_as_fast_as_half_an_hour_earlier(tmp_path: Path) -> None:
     """Three turns per window of 150 s. TTFT rises by 10 % in the first half hour, and stays."""
     run = _online(tmp_path / "r", [2.0 + 0.2 * min(k // 3, 12) / 12 for k in range(3 * 40)])
-    window, reason = _said(run)["mean-150s-30min"]
     # 2.2 s against 2.1 s of window 6, 30 minutes before window 18, is 4.8 %; a window earlier it is 5.6 %
-    assert window == Window(18 * 150 * S, 19 * 150 * S)
-    assert reason == "mean TTFT within 5% of 30 minutes earlier"
-    assert _said(run)["cold-start-to-half"] == (None, "the run is online, not offline")
+    window = Window(18 * 150 * S, 19 * 150 * S)
+    assert ruling(run) == Ruling("mean-150s-30min", window, "mean TTFT within 5% of 30 minutes earlier")
+    assert steady_window(run) is None  # links are judged by the other rule
 
 
 @pytest.mark.parametrize(
@@ -83,16 +78,14 @@ def test_the_papers_rule_takes_the_first_window_that_is_as_fast_as_half_an_hour_
     ],
 )
 def test_a_run_that_is_never_steady_has_no_window(tmp_path: Path, ttft_s: list[float], reason: str) -> None:
-    assert _said(_online(tmp_path / "r", ttft_s))["mean-150s-30min"] == (None, reason)
+    assert ruling(_online(tmp_path / "r", ttft_s)) == Ruling("mean-150s-30min", None, reason)
 
 
-def test_every_rule_says_why_it_gives_none(tmp_path: Path) -> None:
-    assert _said(_run(tmp_path / "few", [11, 12, 13], arm="dualpath")) == {
-        "cold-start-to-half": (None, "3 agents are too few, 8 are wanted"),
-        "mean-150s-30min": (None, "the run is offline, not online"),
-    }
-    assert _said(_run(tmp_path / "r", range(11, 21)))["cold-start-to-half"] == (
-        Window(1_900_000_000, 16 * S),
-        "5 or more of 10 agents loop",
-    )
-    assert set(_said(_run(tmp_path / "r2", range(11, 21)))) == set(RULES)
+def test_a_ruling_says_why(tmp_path: Path) -> None:
+    few = _run(tmp_path / "few", [11, 12, 13], arm="dualpath")
+    assert ruling(few) == Ruling("cold-start-to-half", None, "3 agents are too few, 8 are wanted")
+    looping = Window(1_900_000_000, 16 * S)
+    reason = "5 or more of 10 agents loop"
+    assert ruling(_run(tmp_path / "r", range(11, 21))) == Ruling("cold-start-to-half", looping, reason)
+    recorded = _run(tmp_path / "recorded", range(11, 21), feed={"mode": "recorded"})
+    assert ruling(recorded) == Ruling("none", None, "no rule for recorded arrivals")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import click
@@ -39,4 +40,17 @@ def console() -> Console:
 
 def print_json(wanted: bool, value: object) -> None:
     if wanted:
-        click.echo(json.dumps(value, default=str))
+        click.echo(json.dumps(_finite(value), default=str, allow_nan=False))
+
+
+def _finite(value: object) -> object:
+    """Infinity is not JSON: the latency of a failed turn is the string "inf"."""
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case dict():
+            return {key: _finite(entry) for key, entry in value.items()}
+        case list() | tuple():
+            return [_finite(entry) for entry in value]
+        case _:
+            return value

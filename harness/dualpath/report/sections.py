@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dualpath.report import figures_speed, figures_time, tables
+from dualpath.report import figures_speed, figures_time, latency_tables, tables
 from dualpath.report.cells import Evidence
 from dualpath.report.figure import Figure
 from dualpath.report.table import Table
@@ -61,7 +61,9 @@ def caveats(evidence: Evidence) -> list[str]:
     cached = sum(run.manifest.storage.get("direct_io") is False for run in results)
     simulated = sum(run.manifest.backend == "sim" for run in results)
     slowed = sum(run.manifest.deterministic or run.manifest.verify for run in results)
+    late = latency_tables.degraded_caveat(results)
     found = [
+        (late, late),
         (len(hosts) > 1, f"The runs come from {len(hosts)} hosts; ratios between them are not measured side by side."),
         (len(commits) > 1, f"The runs come from {len(commits)} commits; see Provenance before comparing them."),
         (dirty, f"{dirty} of {len(results)} runs were made with uncommitted changes."),
@@ -93,7 +95,7 @@ def sections(evidence: Evidence, checks: Sequence[Check]) -> list[Section]:
             "What the links did",
             "Single-path loading leaves the storage NICs of the decode nodes idle; the other arms may use them all.",
             _some(*(figures_time.nic_utilisation(evidence, group, "snic") for group in evidence.groups)),
-            _filled(tables.balances(evidence)),
+            _filled(tables.balances(evidence), tables.windows(evidence)),
         ),
         Section(
             "balance",
@@ -112,7 +114,12 @@ def sections(evidence: Evidence, checks: Sequence[Check]) -> list[Section]:
             "What a turn waits for",
             "",
             _some(figures_speed.ttft_parts(evidence)),
-            _filled(tables.latency(evidence)),
+            _filled(
+                latency_tables.latency(evidence),
+                latency_tables.differences(evidence),
+                latency_tables.send_lags(evidence),
+                tables.throughput(evidence),
+            ),
         ),
         Section("completion", "How the runs went", "", _some(figures_time.completion(evidence))),
         Section(
@@ -121,9 +128,9 @@ def sections(evidence: Evidence, checks: Sequence[Check]) -> list[Section]:
             "" if any(len(cell.runs) > 1 for cell in evidence.cells) else
             "No configuration was run more than once, so the noise floor of these numbers is not known.",
             _some(figures_speed.a_against_a(evidence, NOISE_LIMIT)),
-            _filled(tables.noises(evidence), tables.overhead(evidence)),
+            _filled(tables.noises(evidence), tables.overhead(evidence), tables.warm_ups(evidence)),
         ),
-        Section("void", "Void runs", "", (), _filled(tables.voids(evidence))),
+        Section("void", "Void runs", "", (), _filled(tables.voids(evidence), latency_tables.void_latency(evidence))),
         Section(
             "stand-ins",
             "What is real and what stands in",

@@ -8,10 +8,8 @@ independent. What the machine's noise does is shown by A against A (bound.noise)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +17,11 @@ import polars as pl
 
 from dualpath.core.errors import RunError
 from dualpath.results.intervals import LEVEL, RESAMPLES, Interval, resamples
+from dualpath.results.latencies import LATENCIES, LatencyName
 from dualpath.results.metrics import NS_PER_S, per_trajectory, per_turn
-from dualpath.results.percentiles import percentile_intervals
 from dualpath.results.run import Run, require_result
 
-PERCENTILES = (0.5, 0.9, 0.99)
-
 Array = npt.NDArray[np.float64]
-Latency = Literal["ttft", "ttst", "tpot"]
-LATENCIES: tuple[Latency, ...] = ("ttft", "ttst", "tpot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +36,6 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True)
-class Percentile:
-    """Of a latency over all turns of all repeats, each side's with its own interval. None: no turn has the latency."""
-
-    latency: Latency
-    quantile: float
-    a_ns: Interval | None
-    b_ns: Interval | None
-
-
-@dataclass(frozen=True, slots=True)
 class Comparison:
     """B against A. A `speed_up` above 1 and differences below 0 mean that B is faster."""
 
@@ -61,25 +45,8 @@ class Comparison:
     speed_up: Ratio  # JCT of A / JCT of B
     trajectory_speed_up: Interval  # mean trajectory JCT of A / of B, resampled by trajectory
     trajectory_jct_difference_s: Interval  # mean over trajectories of (B - A)
-    ttft_difference_s: Interval  # mean over turns of (B - A), resampled by trajectory
+    latency_differences_s: dict[LatencyName, Interval | None]  # mean over turns that have it of (B - A), likewise
     is_paired_by_repeat: bool
-
-
-def percentiles(runs: Run | Sequence[Run], latency: Latency, *, seed: int = 0) -> list[Interval | None]:
-    """PERCENTILES of a latency in ns, resampled by trajectory. Raises RunError for a void run."""
-    found = [per_turn(run).select("trajectory", latency).collect() for run in _repeats(runs)]
-    turns = pl.concat(found).with_columns(pl.col("trajectory").rank("dense").cast(pl.Int64) - 1)
-    values = turns[latency].cast(pl.Float64).fill_null(math.nan).to_numpy()
-    return percentile_intervals(values, turns["trajectory"].to_numpy(), PERCENTILES, seed=seed)
-
-
-def compare_percentiles(run_a: Run | Sequence[Run], run_b: Run | Sequence[Run]) -> list[Percentile]:
-    """All of both sides. Raises RunError for void runs."""
-    return [
-        Percentile(latency, quantile, a, b)
-        for latency in LATENCIES
-        for quantile, a, b in zip(PERCENTILES, percentiles(run_a, latency), percentiles(run_b, latency), strict=True)
-    ]
 
 
 def compare(
@@ -105,14 +72,14 @@ def compare(
     ends_b = np.stack([row.end_ns for row in rows_b])
     jcts_a, jcts_b = _mean(rows_a, "jct_ns"), _mean(rows_b, "jct_ns")  # [trajectories]
     jct_diff = jcts_b - jcts_a
-    ttft_diff = _mean(rows_b, "ttft_sum_ns") - _mean(rows_a, "ttft_sum_ns")
-    turns = rows[0].turns
+    sums = _mean(rows_b, "latency_sums_ns") - _mean(rows_a, "latency_sums_ns")  # [trajectories, latencies]
+    nums = rows[0].latency_turns
     count = len(rows[0].ids)
-    ratios, jct_diffs, ttft_diffs = [], [], []
+    ratios, jct_diffs, latency_diffs = [], [], []
     for drawn in resamples(count, count, seed, num_resamples):
         ratios.append(drawn @ jcts_a / (drawn @ jcts_b))
         jct_diffs.append(drawn @ jct_diff / count)
-        ttft_diffs.append(drawn @ ttft_diff / (drawn @ turns))
+        latency_diffs.append(_over(drawn @ sums, drawn @ nums))
     return Comparison(
         a=tuple(str(run.directory) for run in a),
         b=tuple(str(run.directory) for run in b),
@@ -120,7 +87,7 @@ def compare(
         speed_up=_ratio(ends_a.max(axis=1), ends_b.max(axis=1), paired=paired),
         trajectory_speed_up=_interval(jcts_a.sum() / jcts_b.sum(), ratios),
         trajectory_jct_difference_s=_interval(jct_diff.mean() / NS_PER_S, jct_diffs, NS_PER_S),
-        ttft_difference_s=_interval(ttft_diff.sum() / turns.sum() / NS_PER_S, ttft_diffs, NS_PER_S),
+        latency_differences_s=_differences(sums, nums, np.concatenate(latency_diffs)),
         is_paired_by_repeat=paired,
     )
 
@@ -133,15 +100,32 @@ class _Rows:
     turns: Array
     end_ns: Array
     jct_ns: Array
-    ttft_sum_ns: Array
+    latency_turns: Array  # [trajectories, latencies]: how many turns have it
+    latency_sums_ns: Array  # likewise, over those turns
 
     @classmethod
     def of(cls, run: Run) -> _Rows:
         require_result(run)
-        turns = per_turn(run).group_by("trajectory").agg(pl.len().alias("turns"), pl.col("ttft").sum())
+        turns = (
+            per_turn(run)
+            .group_by("trajectory")
+            .agg(
+                pl.len().alias("turns"),
+                pl.col(*LATENCIES).sum(),
+                pl.col(*LATENCIES).count().name.suffix("_turns"),
+            )
+        )
         frame = per_trajectory(run).join(turns, on="trajectory").sort("trajectory").collect()
-        columns = [frame[name].cast(pl.Float64).to_numpy() for name in ("turns", "end_ns", "trajectory_jct", "ttft")]
-        return cls(frame["trajectory"].to_list(), *columns)
+        floats = frame.with_columns(pl.exclude("trajectory").cast(pl.Float64))
+        turns_of_latencies = floats.select(f"{name}_turns" for name in LATENCIES)
+        return cls(
+            frame["trajectory"].to_list(),
+            floats["turns"].to_numpy(),
+            floats["end_ns"].to_numpy(),
+            floats["trajectory_jct"].to_numpy(),
+            turns_of_latencies.to_numpy(),
+            floats.select(*LATENCIES).to_numpy(),
+        )
 
     def require_same_work(self, other: _Rows, run: Run, other_run: Run) -> None:
         if self.ids != other.ids:
@@ -184,6 +168,22 @@ def _repeats(runs: Run | Sequence[Run]) -> list[Run]:
 def _mean(rows: list[_Rows], column: str) -> Array:
     mean: Array = np.mean([getattr(row, column) for row in rows], axis=0)
     return mean
+
+
+def _differences(sums: Array, nums: Array, samples: Array) -> dict[LatencyName, Interval | None]:
+    """sums, nums: [trajectories, latencies]; samples: [resamples, latencies]. None: no turn has the latency."""
+    means = _over(sums.sum(axis=0), nums.sum(axis=0))
+    found: dict[LatencyName, Interval | None] = {}
+    for column, name in enumerate(LATENCIES):
+        drawn = samples[~np.isnan(samples[:, column]), column]  # a resample may hold no turn that has it
+        found[name] = _interval(means[column] / NS_PER_S, [drawn], NS_PER_S) if len(drawn) else None
+    return found
+
+
+def _over(sums: Array, nums: Array) -> Array:
+    """nan where there is nothing to take the mean of."""
+    means: Array = np.divide(sums, nums, out=np.full(sums.shape, np.nan), where=nums > 0)
+    return means
 
 
 def _ratio(a: Array, b: Array, *, paired: bool) -> Ratio:

@@ -11,6 +11,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+_STRETCH = 4  # times the length that is worth one value: then stretches hardly resemble their neighbours
+_MOST_STRETCHES = 200  # more of them make an interval no better, and resampling slow
+
 
 def effective_size(series: npt.NDArray[np.float64]) -> float:
     """Between 1 and the length. series: in order of time, finite; at least one value."""
@@ -26,3 +29,12 @@ def effective_size(series: npt.NDArray[np.float64]) -> float:
     ends = np.flatnonzero(pairs <= 0)
     kept = pairs[: ends[0]] if len(ends) else pairs
     return float(np.clip(num / max(2 * kept.sum() - 1, 1 / num), 1, num))
+
+
+def stretches(num: int, effective: float) -> npt.NDArray[np.int64]:
+    """Numbers from 0, of stretches of a series in order of time: what is resampled as a whole. [num]
+
+    effective: the size that the series is worth.
+    """
+    length = max(1, round(_STRETCH * num / effective), -(-num // _MOST_STRETCHES))
+    return np.arange(num) // min(length, num)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,20 @@ class Interval:
     low: float
     high: float
     level: float = LEVEL
+
+
+def spread(value: float, samples: npt.NDArray[np.float64]) -> Interval:
+    """samples: [resamples], may be infinite. Its ends are samples, never interpolated: between a number and infinity
+    there is nothing."""
+    ordered, tail = np.sort(samples), (1 - LEVEL) / 2
+    ranks = (math.ceil(round(share * len(ordered), 6)) for share in (tail, 1 - tail))  # 50 of 2000, not 50.0...04
+    low, high = (ordered[max(rank, 1) - 1] for rank in ranks)
+    return Interval(value, float(low), float(high))
+
+
+def wider(one: Interval, other: Interval) -> Interval:
+    """Of the same number: what holds whichever of two ways of resampling is the right one."""
+    return Interval(one.value, min(one.low, other.low), max(one.high, other.high))
 
 
 def resamples(num_groups: int, num_cells: int, seed: int, count: int) -> Iterator[npt.NDArray[np.float64]]:

@@ -82,6 +82,7 @@ _ALL = [
             (pl.col("end_ns") - pl.col("first_token_ns")) / (pl.col("generate_tokens") - 1),
         ),
     ),
+    _turn("turn_latency", "end - due", _latency(pl.col("end_ns") - pl.col("due_ns"))),
     Metric(
         "trajectory_jct",
         "trajectory",

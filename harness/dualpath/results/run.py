@@ -81,6 +81,7 @@ class Manifest(msgspec.Struct, frozen=True):
     feed: Feed
     bucket_ns: int
     reasons: list[str] = []
+    turns_planned: int = 0  # not less than the table `turns` has
     seed: int | None = None
     repeat: int = 0
     deterministic: bool = False
@@ -93,6 +94,7 @@ class Manifest(msgspec.Struct, frozen=True):
     started_at: str | None = None
     wall_s: float | None = None
     coordinator: Coordinator | None = None
+    warm_up: str = ""  # what was done before the clock started
     stand_ins: list[tuple[str, str, str]] = []  # part, the real thing, what stood in here
 
 

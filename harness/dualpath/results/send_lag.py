@@ -35,8 +35,14 @@ class SendLag:
     p99_limit_ns: float
 
     @property
+    def degraded_at(self) -> tuple[str, ...]:
+        """Percentiles at which the harness was late; none: it was in time."""
+        late = {"p50": self.p50_ns > self.p50_limit_ns, "p99": self.p99_ns > self.p99_limit_ns}
+        return tuple(name for name, is_late in late.items() if is_late)
+
+    @property
     def is_degraded(self) -> bool:
-        return self.p50_ns > self.p50_limit_ns or self.p99_ns > self.p99_limit_ns
+        return bool(self.degraded_at)
 
 
 def send_lag(run: Run) -> SendLag | None:

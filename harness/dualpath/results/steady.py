@@ -29,6 +29,7 @@ from dualpath.results import termination
 from dualpath.results.run import Run, require_result
 
 RULE = "cold-start-to-half"  # by which links are judged
+NONE = "none"
 AGENTS_PER_SNIC = 4
 
 
@@ -44,25 +45,25 @@ class Window:
 class Ruling:
     """What a rule says of a run."""
 
-    rule: str
+    rule: str  # its name
     window: Window | None
     reason: str  # in words: what the window is, or why there is none
 
 
 def steady_window(run: Run) -> Window | None:
-    """By RULE. Raises RunError for a void run."""
-    return RULES[RULE](run).window
+    """By RULE; None where it gives none, or is for another kind of feed. Raises RunError for a void run."""
+    found = ruling(run)
+    return found.window if found.rule == RULE else None
 
 
-def rulings(run: Run) -> list[Ruling]:
-    """What every rule says. Raises RunError for a void run."""
-    return [rule(run) for rule in RULES.values()]
+def ruling(run: Run) -> Ruling:
+    """Of the rule for the run's kind of feed. Raises RunError for a void run."""
+    require_result(run)
+    mode = run.manifest.feed.mode
+    return RULES[mode](run) if mode in RULES else Ruling(NONE, None, f"no rule for {mode} arrivals")
 
 
 def _cold_start_to_half(run: Run) -> Ruling:
-    require_result(run)
-    if run.manifest.feed.mode != "offline":
-        return Ruling(RULE, None, f"the run is {run.manifest.feed.mode}, not offline")
     first_ends = run.turns.sort("turn").group_by("trajectory").agg(pl.col("end_ns").first())
     start_ns = int(first_ends.select(pl.col("end_ns").max()).collect().item())
     last_ends = run.turns.group_by("trajectory").agg(pl.col("end_ns").max()).select(pl.col("end_ns").sort())
@@ -83,9 +84,6 @@ def _falls_below(ends_ns: list[int], limit: float) -> int | None:
 
 
 def _mean_150s_30min(run: Run) -> Ruling:
-    require_result(run)
-    if run.manifest.feed.mode != "online":
-        return Ruling(termination.RULE, None, f"the run is {run.manifest.feed.mode}, not online")
     stop = termination.termination_of(run)
     if stop.reason == "steady":
         window = Window(int(stop.start_s * 1e9), int(stop.end_s * 1e9))
@@ -93,4 +91,4 @@ def _mean_150s_30min(run: Run) -> Ruling:
     return Ruling(termination.RULE, None, f"not steady: {stop.reason} at {stop.end_s} s")
 
 
-RULES: dict[str, Callable[[Run], Ruling]] = {RULE: _cold_start_to_half, termination.RULE: _mean_150s_30min}
+RULES: dict[str, Callable[[Run], Ruling]] = {"offline": _cold_start_to_half, "online": _mean_150s_30min}  # by feed
