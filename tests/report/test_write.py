@@ -218,7 +218,7 @@ def test_a_harness_that_was_late_is_said_where_its_latencies_are(tmp_path: Path)
 def test_the_rule_of_the_steady_window_and_the_warm_up_are_said(tmp_path: Path) -> None:
     write_report([_arm(tmp_path / "r", "layerwise", 2.0, warm_up="nothing")], tmp_path / "out", title="One")
     markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert "| cpu-1p1d | layerwise | cold-start-to-half | 0.190 | 1.58 | 5 or more of 10 agents loop |" in markdown
+    assert "| cpu-1p1d | layerwise | cold-start-to-half | 0.19 | 1.58 | 5 or more of 10 agents loop |" in markdown
     assert "| engine | nothing | 1 |" in markdown
 
 

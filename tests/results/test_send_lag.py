@@ -80,3 +80,8 @@ def test_a_void_run_is_judged_by_the_turns_that_ended(tmp_path: Path) -> None:
 
 def test_a_run_that_sent_nothing_has_no_lag(tmp_path: Path) -> None:
     assert send_lag(Run.load(write_run(tmp_path / "r", [], status="void", reasons=["interrupted"]))) is None
+
+
+def test_virtual_time_is_never_late(tmp_path: Path) -> None:
+    """What a simulation puts before a release is a part of the system it simulates."""
+    assert send_lag(Run.load(write_run(tmp_path / "r", [_sent(155 * MS, S)], backend="sim"))) is None

@@ -31,7 +31,7 @@ def latency_cells(found: Latency) -> tuple[str, ...]:
 
 def lag_text(lag: SendLag | None) -> str:
     if lag is None:
-        return "no turn was sent"
+        return f"{NONE} (time is virtual, or no turn was sent)"
     shown, limits = (
         ", ".join(f"{name} {_shown(value, 1e-6)}" for name, value in pairs)
         for pairs in (

@@ -18,6 +18,7 @@ from dualpath.results.metrics import METRICS, gap_closed
 from dualpath.results.predicted import compare_bytes
 from dualpath.results.run import Run
 from dualpath.results.steady import RULE, ruling, steady_window
+from dualpath.results.termination import RULE as PAPER_RULE
 
 
 def checks_table(title: str, checks: Iterable[Check]) -> Table:
@@ -133,15 +134,16 @@ def windows(evidence: Evidence) -> Table:
     rows = []
     for cell in evidence.cells:
         found = ruling(cell.middle)
-        ends = (found.window.start_ns, found.window.end_ns) if found.window else (None, None)
-        rows.append((cell.group, cell.arm, found.rule, *(number(end, 1e-9) for end in ends), found.reason))
+        ends = (found.window.start_ns, found.window.end_ns) if found.window else ()
+        from_to = [f"{end / 1e9:,.2f}" for end in ends] or [NONE, NONE]
+        rows.append((cell.group, cell.arm, found.rule, *from_to, found.reason))
     return table(
         "Steady windows",
         ("cluster|", "arm|", "rule|", "from, s", "to, s", "why|"),
         rows,
         f"Of the repeat with the middle JCT. “{RULE}”, for offline runs: from the moment the last trajectory has "
         "finished its first turn until fewer than half of the agents, or than 4 per storage NIC the arm may read with, "
-        "are unfinished. “mean-150s-30min”, the paper's for online runs: the first 150 s whose mean TTFT is within 5 % "
+        f"are unfinished. “{PAPER_RULE}”, the paper's for online runs: the first 150 s whose mean TTFT is within 5 % "
         "of that of the 150 s half an hour earlier. Utilisation and balance use the window; JCT, throughput and "
         "latency are of the whole run.",
     )

@@ -2,7 +2,8 @@
 
 Latency counts from when a turn was due, so what the harness loses before it tells the scheduler is in every TTFT. That
 is its send lag: from when a turn could be sent until it was. It can be sent when it is due and the turn before has
-persisted the blocks that this one is to find: waiting for those is the engines' time, and no lag.
+persisted the blocks that this one is to find: waiting for those is the engines' time, and no lag. Virtual time waits
+for nobody, so a simulated run has none: what it puts before a turn's release (`request_ms`) is the system's.
 
 A run is degraded where the lag is above 1 % of TTFT, at the median or at the 99th percentile, and above 1 ms: like is
 held against like, so the flag says that a TTFT of this run is the harness's by more than what two runs of one
@@ -46,7 +47,10 @@ class SendLag:
 
 
 def send_lag(run: Run) -> SendLag | None:
-    """Also of a void run; its limits are those of the turns that ended. None where no turn was sent."""
+    """Also of a void run, whose limits are those of the turns that ended. None where time is virtual, or no turn was
+    sent."""
+    if run.manifest.backend == "sim":
+        return None
     lags = _lags(run.turns)["lag"]
     if lags.is_empty():
         return None
