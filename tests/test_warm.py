@@ -12,7 +12,7 @@ from dualpath.core.arms import ARMS
 from dualpath.core.commands import Command
 from dualpath.core.events import Event, TurnEnded
 from dualpath.core.scheduler import Scheduler
-from dualpath.warm import warm_up
+from dualpath.warm import warm_parts, warm_up
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -40,3 +40,9 @@ def test_a_warm_up_sees_every_kind_of_event_and_leaves_nothing(
     }
     assert sum(isinstance(event, TurnEnded) for event in told) == 2
     assert not schedulers[0].flights
+
+
+def test_what_is_warm_depends_on_what_there_is() -> None:
+    assert warm_parts(null=True, on_gpu=True) == "a trajectory of its own has gone through the scheduler"
+    assert warm_parts(null=False, on_gpu=False).endswith("holds its weights; no forward pass has run")
+    assert "CUDA graphs" in warm_parts(null=False, on_gpu=True)
