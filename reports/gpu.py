@@ -69,7 +69,14 @@ def main(runs_dir: Path = PUBLISHED, out_dir: Path = ROOT / "reports" / "out" / 
     ]
     is_published = runs_dir == PUBLISHED
     title = f"{TITLE} (published, measured elsewhere)" if is_published else TITLE
-    page = write_report_of(experiment.runs, out_dir, title=title, checks=checks, notes=notes(experiment, is_published))
+    page = write_report_of(
+        experiment.runs,
+        out_dir,
+        title=title,
+        checks=checks,
+        notes=notes(experiment, is_published),
+        beside=("one GPU for all engines",),
+    )
     if is_published:
         print("published, measured on another machine (reports/published/h200/ORIGIN.md):")
     print_summary(experiment.runs, checks, page)

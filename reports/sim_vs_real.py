@@ -23,11 +23,11 @@ import matplotlib.pyplot as plt
 from dualpath.core.arms import ARMS
 from dualpath.core.errors import DualpathError, RunError
 from dualpath.report import style, tables
+from dualpath.report.caveats import caveats
 from dualpath.report.cells import gather
 from dualpath.report.figure import Figure, finish
 from dualpath.report.near import near
 from dualpath.report.sections import Section, Tile
-from dualpath.report.sections import caveats as caveats_of
 from dualpath.report.style import INK, SOFT_INK, WASH, arm_colour, rules
 from dualpath.report.table import NONE, Table, number, per_cent, table
 from dualpath.report.write import write_page
@@ -204,6 +204,8 @@ def difference_figure(pairs: list[Pair]) -> Figure | None:
     drawing, panels = plt.subplots(1, 2, figsize=(WIDTH_IN, 0.7 + 0.21 * len(shown)), sharey=True)
     for axes, (tag, title) in zip(panels, (("jct", "JCT"), ("ttft_p50", "TTFT, median turn")), strict=True):
         limit = 100 * LIMITS[tag]
+        off = [found for pair in shown if (found := pair.difference(tag)) is not None]
+        assert len(off) == len(shown), "runs with a JCT have turns, and those a TTFT"
         axes.axvspan(-limit, limit, color=WASH, linewidth=0)
         axes.axvline(0, color=SOFT_INK, linewidth=0.8)
         for row, pair in enumerate(shown):
@@ -212,8 +214,8 @@ def difference_figure(pairs: list[Pair]) -> Figure | None:
             ends = [[100 * (value / real - 1) for value in pair.values(side, tag)] for side in SIDES]
             axes.plot([min(ends[0]), max(ends[0])], [row, row], color=SOFT_INK, linewidth=5, alpha=0.35)
             axes.plot([min(ends[1]), max(ends[1])], [row, row], color=arm_colour(pair.arm), linewidth=1.5)
-            axes.plot(100 * (pair.difference(tag) or 0.0), row, "o", color=arm_colour(pair.arm), markersize=5)
-        widest = max(1.6 * limit, *(abs(100 * (pair.difference(tag) or 0.0)) for pair in shown))
+            axes.plot(100 * off[row], row, "o", color=arm_colour(pair.arm), markersize=5)
+        widest = max(1.6 * limit, *(abs(100 * each) for each in off))
         axes.set_xlim(-1.1 * widest, 1.1 * widest)
         axes.set_title(title)
         axes.set_xlabel("against the median real run, %")
@@ -332,7 +334,7 @@ def main() -> int:
             Tile("median TTFT off by at most", per_cent(worst["ttft_p50"]), f"bound {LIMITS['ttft_p50']:.0%}"),
             Tile("checks passed", f"{len(checks) - len(failed)} / {len(checks)}", "each with its bound, below"),
         ],
-        caveats=caveats_of(everything),
+        caveats=caveats(everything),
         sections=[section for section in sections if section.figures or any(found.rows for found in section.tables)],
         counts=(len(everything.runs), 0),
         checks=checks,

@@ -6,14 +6,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from dualpath.core.errors import RunError
-from dualpath.report.cells import gather
+from dualpath.report.caveats import beside
+from dualpath.report.cells import Cell, gather
 from dualpath.report.figures_time import with_gaps
 from dualpath.report.write import write_report
 from dualpath.results.checks import at_least, at_most
 from dualpath.results.links import balance
 from dualpath.results.run import Run
+from polars.testing import assert_frame_equal
 from synthetic import MS, S, link, turn, write_run
 
 
@@ -87,7 +90,9 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_stands_alone(full: Path) -> None:
     text, page = _parse(full / "index.html")
     assert page.open == []
-    assert all(target.startswith(("#", "data:")) for target in page.targets)
+    elsewhere = [target for target in page.targets if not target.startswith(("#", "data:"))]
+    assert elsewhere
+    assert all((full / target).is_file() and target.startswith("tables/") for target in elsewhere)
     assert {target[1:] for target in page.targets if target.startswith("#")} <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
     assert "@import" not in text
@@ -269,12 +274,53 @@ def test_what_weakens_the_numbers_is_said_first(tmp_path: Path) -> None:
         assert words in first
 
 
-def test_figures_of_an_earlier_report_do_not_linger(tmp_path: Path) -> None:
+def test_files_of_an_earlier_report_do_not_linger(tmp_path: Path) -> None:
     runs = [_arm(tmp_path / f"r{k}", "dualpath", 2.0, repeat=k) for k in range(2)]
     write_report(runs, tmp_path / "out", title="Two")
-    assert (tmp_path / "out" / "figures" / "noise.png").exists()
+    of_two = [tmp_path / "out" / name for name in ("figures/noise.png", "tables/noise-a-against-a.csv")]
+    assert all(path.exists() for path in of_two)
+    (tmp_path / "out" / "tables" / "mine.csv").write_text("a\n1\n")
     write_report(runs[:1], tmp_path / "out", title="One")
-    assert not (tmp_path / "out" / "figures" / "noise.png").exists()
+    assert not any(path.exists() for path in of_two)
+    assert (tmp_path / "out" / "tables" / "mine.csv").exists()
+
+
+def test_every_table_can_be_had_as_csv_and_parquet_with_the_same_numbers(full: Path) -> None:
+    markdown = (full / "report.md").read_text(encoding="utf-8")
+    files = {path.stem for path in (full / "tables").iterdir()}
+    assert len(files) == len(list((full / "tables").glob("*.csv"))) == len(list((full / "tables").glob("*.parquet")))
+    assert len(files) == markdown.count("[CSV]") == markdown.count("[Parquet]")
+    speed = pl.read_parquet(full / "tables" / "speed-time-and-speed-up.parquet")
+    assert speed["JCT, s"].to_list() == pytest.approx([8.01, 4.01])
+    assert speed["vs layerwise (range)"].to_list() == [None, pytest.approx(8.01 / 4.01)]
+    assert speed["least SNIC use, fraction"].dtype == pl.Float64
+    csv = pl.read_csv(full / "tables" / "speed-time-and-speed-up.csv", schema=speed.schema)
+    assert_frame_equal(speed, csv)
+
+
+def test_caveats_stand_beside_the_numbers(full: Path) -> None:
+    text = (full / "index.html").read_text(encoding="utf-8")
+    tile = text[text.index('<div class="tile">') :]
+    tile = tile[: tile.index("</div>")]
+    assert "2.00×" in tile
+    for words in ("A against A: up to 0.5%", "1 void run left out"):
+        assert words in tile
+        assert words in text[text.index('id="speed"') : text.index('id="utilisation"')]
+        assert words not in text[text.index('id="metrics"') :]
+
+
+def test_one_run_says_that_its_noise_is_unknown(tmp_path: Path) -> None:
+    simulated = {"backend": "sim", "stand_ins": [("cluster", "engines", "simulated: a model")]}
+    for name, more, words in (("real", {}, "not repeated: noise unknown"), ("sim", simulated, "simulated")):
+        runs = [_arm(tmp_path / f"{name}-{arm}", arm, 2.0, **more) for arm in ("layerwise", "dualpath")]
+        evidence = gather(map(Run.load, runs))
+        assert beside(evidence) == beside(evidence, evidence.cells[0]) == (words,)
+
+
+def test_a_void_run_can_be_in_no_cell(tmp_path: Path) -> None:
+    run = Run.load(write_run(tmp_path / "r", [], status="void", reasons=["out of disk"]))
+    with pytest.raises(RunError, match=r"out of disk.*no figure or mean may use it"):
+        Cell("g", (), "dualpath", (run,))
 
 
 def test_bad_input_is_named(tmp_path: Path) -> None:

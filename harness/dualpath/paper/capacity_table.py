@@ -7,6 +7,7 @@ from dualpath.paper.cells import CLUSTERS
 from dualpath.paper.draw import LABELS, panels
 from dualpath.paper.offline import CLUSTER_OF
 from dualpath.paper.runs import Results
+from dualpath.report import missing
 from dualpath.report.figure import Figure, finish
 from dualpath.report.style import INK, arm_colour, rules
 from dualpath.report.table import NONE, Table, number, table
@@ -26,9 +27,12 @@ def capacity_figure(results: Results) -> Figure:
             for place, max_len in zip((row, row + 0.3), SETS, strict=True):
                 found = capacity(results, cluster, max_len, arm)
                 is_judged = max_len == SETS[0]
+                if found.rate_per_s is None:
+                    missing.mark(axes, place)
+                    continue
                 axes.barh(
                     place,
-                    found.rate_per_s or 0.0,
+                    found.rate_per_s,
                     height=0.34 if is_judged else 0.16,
                     color=arm_colour(arm),
                     alpha=0.85 if is_judged else 0.4,

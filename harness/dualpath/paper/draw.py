@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
@@ -17,6 +17,8 @@ from dualpath.paper.numbers import Number
 from dualpath.report.style import INK, SOFT_INK, WASH, arm_colour, rules
 
 WIDTH_IN = 7.6
+GAP = "A line has no point where the run is missing or void."
+GAP_OR_SLO = "A line has no point where the run is missing, void or beyond the SLO."
 LABELS = {
     "basic": "Basic",
     "layerwise": "+ layerwise",
@@ -46,18 +48,18 @@ def panels(
 
 
 def ours(axes: Axes, x: Sequence[float], y: Sequence[float | None], arm: str, *, is_dashed: bool = False) -> None:
-    """A line through what was run, dashed and above the others where the paper has no such system."""
-    found = [(a, b) for a, b in zip(x, y, strict=True) if b is not None]
-    if found:
-        axes.plot(
-            *zip(*found, strict=True),
-            color=arm_colour(arm),
-            marker="o",
-            markersize=3.2,
-            linewidth=1.3 if is_dashed else 1.7,
-            linestyle=(0, (3, 2)) if is_dashed else "-",
-            zorder=3 if is_dashed else 2,
-        )
+    """A line through what was run, with a gap where nothing was; dashed and above the others where the paper has no
+    such system. Pass GAP to finish."""
+    axes.plot(
+        x,
+        [math.nan if value is None else value for value in y],
+        color=arm_colour(arm),
+        marker="o",
+        markersize=3.2,
+        linewidth=1.3 if is_dashed else 1.7,
+        linestyle=(0, (3, 2)) if is_dashed else "-",
+        zorder=3 if is_dashed else 2,
+    )
 
 
 def theirs(axes: Axes, x: Sequence[float], y: Sequence[float], arm: str) -> None:
@@ -130,17 +132,3 @@ def error_strips(axes: Axes, groups: Mapping[str, Sequence[Number]], colours: di
     rules(axes)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("ours against theirs, %")
-
-
-def ratio_bars(
-    axes: Axes, labels: Sequence[str], ours_: Sequence[float | None], theirs_: Sequence[float], colour: str
-) -> None:
-    """Bars of ours with the paper's value as a hollow marker at each."""
-    sns.barplot(
-        x=[value or 0.0 for value in ours_], y=list(labels), color=colour, ax=axes, alpha=0.8, orient="h", errorbar=None
-    )
-    for row, value in enumerate(theirs_):
-        axes.plot(value, row, "o", mfc="none", mec=INK, markersize=6, mew=1.2)
-    axes.set_ylabel("")
-    rules(axes)
-    axes.spines["left"].set_visible(False)

@@ -8,7 +8,7 @@ from dualpath.paper import capacity as grid_of
 from dualpath.paper.capacity import ARMS, BEYOND, RATES, SETS, capacity, rates_of, step
 from dualpath.paper.capacity_table import capacities, capacity_figure, theirs_of
 from dualpath.paper.cells import CLUSTERS, MaxLen, online
-from dualpath.paper.draw import legend, ours, panels, theirs
+from dualpath.paper.draw import GAP, legend, ours, panels, theirs
 from dualpath.paper.fit import is_fit_latency
 from dualpath.paper.numbers import Number, absolute_errors, belief_of, percentile
 from dualpath.paper.offline import CLUSTER_OF, label
@@ -16,7 +16,7 @@ from dualpath.paper.part import Part
 from dualpath.paper.runs import Results
 from dualpath.report.figure import Figure, finish
 from dualpath.report.style import SOFT_INK
-from dualpath.report.table import NONE, Table, number, per_cent, table
+from dualpath.report.table import NONE, Table, number, per_cent, shown, table
 from dualpath.results.checks import Check, at_most
 from dualpath.results.termination import RULE, TPOT_LIMIT_S, TTFT_LIMIT_S, WINDOW_S
 
@@ -144,12 +144,12 @@ def _curves(results: Results, known: Latencies, max_len: MaxLen) -> Figure:
             axes = grid[row][column]
             for arm in ("sgl_mc", *ARMS):
                 points = [(rate, results.point(online(cluster, max_len, arm, rate))) for rate in _shown(cluster, arm)]
-                shown: list[tuple[float, float]] = []
+                shown: list[tuple[float, float | None]] = []
                 for rate, point in points:
-                    if point is None or (not point.is_within_slo and metric != "ttft_s"):
+                    if point is not None and not point.is_within_slo and metric != "ttft_s":
                         break
-                    shown.append((rate, getattr(point, metric)))
-                    if not point.is_within_slo:
+                    shown.append((rate, getattr(point, metric, None)))
+                    if point is not None and not point.is_within_slo:
                         break  # the first rate beyond the SLO ends the curve
                 ours(axes, [x for x, _ in shown], [y for _, y in shown], arm, is_dashed=arm in BEYOND)
                 rings = [(rate, v[metric]) for (where, rate, who), v in known.items() if (where, who) == (cluster, arm)]
@@ -171,6 +171,7 @@ def _curves(results: Results, known: Latencies, max_len: MaxLen) -> Figure:
         f"Latency against load, {max_len.upper()} set",
         "Means over the last window of each run. Dotted: the limits of the SLO. A curve ends with the first rate "
         "beyond the SLO, which is drawn in the TTFT panel only, as TTST and TPOT are not drawn beyond it in the paper.",
+        gaps=GAP,
     )
 
 
@@ -200,11 +201,11 @@ def _stops(results: Results) -> Table:
             for arm in ARMS:
                 for rate in rates_of(cluster, arm):
                     point = results.point(online(cluster, max_len, arm, rate))
-                    row = [f"{CLUSTERS[cluster][0]} {max_len.upper()}", arm, f"{rate:g}"]
+                    row = [f"{CLUSTERS[cluster][0]} {max_len.upper()}", arm, shown(rate, "g")]
                     if point is None:
                         rows.append([*row, NONE, NONE, NONE, NONE, NONE])
                         continue
                     values = (number(point.ttft_s), number(point.ttst_s), number(point.tpot_s))
-                    rows.append([*row, f"{point.stop_s:,}", point.reason, *values])
+                    rows.append([*row, shown(point.stop_s, ","), point.reason, *values])
     columns = ("model, set|", "system|", "agents/s", "stopped at, s", "because|", "TTFT, s", "TTST, s", "TPOT, s")
     return table("Where each run stopped", columns, rows, is_folded=True)

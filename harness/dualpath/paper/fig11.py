@@ -5,7 +5,7 @@ from __future__ import annotations
 from dualpath.paper import capacity
 from dualpath.paper.capacity import ARMS, BEYOND, RATES, SETS, rates_of
 from dualpath.paper.cells import CLUSTERS, MaxLen, online
-from dualpath.paper.draw import legend, ours, panels, theirs
+from dualpath.paper.draw import GAP_OR_SLO, legend, ours, panels, theirs
 from dualpath.paper.numbers import Number, absolute_errors, belief_of, percentile
 from dualpath.paper.offline import CLUSTER_OF, label
 from dualpath.paper.part import Part
@@ -76,8 +76,8 @@ def _figure(results: Results, known: Times) -> Figure:
                     (rate, results.point(online(cluster, max_len, arm, rate)))
                     for rate in (rates_of(cluster, arm) if arm != "sgl_mc" else ())
                 ]
-                shown = [(rate, point.trajectory_s) for rate, point in points if point and point.is_within_slo]
-                ours(axes, [rate for rate, _ in shown], [time for _, time in shown], arm, is_dashed=arm in BEYOND)
+                times = [point.trajectory_s if point and point.is_within_slo else None for _, point in points]
+                ours(axes, [rate for rate, _ in points], times, arm, is_dashed=arm in BEYOND)
                 rings = [(rate, v) for (where, rate, who), v in known.items() if (where, who) == (cluster, arm)]
                 theirs(axes, [rate for rate, _ in rings], [time for _, time in rings], arm)
             axes.set_title(f"{CLUSTERS[cluster][0]} · {max_len.upper()}")
@@ -94,6 +94,7 @@ def _figure(results: Results, known: Times) -> Figure:
         "fig11-trajectories",
         "Mean time of a trajectory",
         "At rates within the SLO. The rings are the same in both rows: the paper does not say which set it used.",
+        gaps=GAP_OR_SLO,
     )
 
 

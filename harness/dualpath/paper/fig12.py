@@ -11,6 +11,7 @@ from dualpath.paper.numbers import Number, absolute_errors, belief_of
 from dualpath.paper.offline import jct_number
 from dualpath.paper.part import Part
 from dualpath.paper.runs import Results
+from dualpath.report import missing
 from dualpath.report.figure import Figure, finish
 from dualpath.report.style import INK, arm_colour, rules
 from dualpath.results.checks import Check, at_most
@@ -108,7 +109,10 @@ def _ablation(results: Results, bars: dict[Cell, float]) -> Figure:
         for row, arm in enumerate(ABLATION):
             cell = Cell("ds660b-2p4d", "64k", arm, count)
             found = results.jct_s(cell)
-            axes.barh(row, found or 0.0, height=0.7, color=arm_colour(arm), alpha=0.85, linewidth=0)
+            if found is None:
+                missing.mark(axes, row)
+            else:
+                axes.barh(row, found, height=0.7, color=arm_colour(arm), alpha=0.85, linewidth=0)
             axes.plot(bars[cell], row, "o", mfc="none", mec=INK, markersize=7, mew=1.3)
             if found is not None and basic is not None and arm != "basic":
                 text = f"{found / basic - 1:+.0%} (theirs {bars[cell] / bars[_basic(count)] - 1:+.0%})"

@@ -11,8 +11,9 @@ from dualpath.paper.numbers import Number, belief_of
 from dualpath.paper.part import Part
 from dualpath.paper.runs import Results
 from dualpath.report.figure import Figure, finish
+from dualpath.report.figures_time import NO_LOAD, with_gaps
 from dualpath.report.style import INK, arm_colour
-from dualpath.report.table import Table, number, table
+from dualpath.report.table import Table, number, shown, table
 from dualpath.results.links import balance, steady_balance
 
 ARMS = ("dualpath-rr", "dualpath")
@@ -73,7 +74,8 @@ def _over_time(results: Results, cell: Cell, window_s: float) -> pl.DataFrame | 
     # Windows of whole buckets: a run keeps its bytes in buckets of at least a tenth of a second.
     bucket_ns = run.manifest.bucket_ns
     window_ns = max(1, round(window_s * _NS / bucket_ns)) * bucket_ns
-    return balance(run, window_ns=window_ns).filter(pl.col("start_ns") < UNTIL_S * _NS)
+    found = balance(run, window_ns=window_ns).filter(pl.col("start_ns") < UNTIL_S * _NS)
+    return found if found.is_empty() else with_gaps(found, window_ns)
 
 
 def _mean(results: Results, cell: Cell, window_s: float) -> float | None:
@@ -106,12 +108,14 @@ def _figure(results: Results, known: dict[str, dict[str, float]]) -> Figure:
         "The busiest storage NIC against the mean of three",
         f"Windows of {WINDOW_S} s; DS 27B 1P2D, 48K set, 1,024 agents. A run that ends earlier has no windows after "
         "its end, and few reads before it.",
+        gaps=NO_LOAD,
     )
 
 
 def _by_window(results: Results) -> Table:
     rows = [
-        (f"{window_s:g}", *(number(_mean(results, _cell(arm), window_s)) for arm in ARMS)) for window_s in WINDOWS_S
+        (shown(window_s, "g"), *(number(_mean(results, _cell(arm), window_s)) for arm in ARMS))
+        for window_s in WINDOWS_S
     ]
     note = "Windows are whole buckets of the run; one shorter than a bucket is one bucket."
     return table("By window length", ("window, s", *ARMS), rows, note)

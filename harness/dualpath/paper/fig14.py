@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from dualpath.paper.cells import ARM_OF, Cell
-from dualpath.paper.draw import legend, ours, panels, theirs
+from dualpath.paper.draw import GAP, legend, ours, panels, theirs
 from dualpath.paper.numbers import Number, belief_of
 from dualpath.paper.part import Part
 from dualpath.paper.runs import Results
@@ -109,6 +109,7 @@ def _figure(known: dict[Cell, Curve], curves: dict[Cell, Curve | None]) -> Figur
         "Attention time of the busiest PE against the mean",
         "DS 660B 2P4D, 48K set, mean over passes by progress. The paper shows the first half; "
         "the end of a run, where single PEs are busy, is cut off above.",
+        gaps=GAP,
     )
 
 

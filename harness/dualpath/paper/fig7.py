@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from dualpath.paper import closed_form
 from dualpath.paper.cells import CLUSTERS, MAX_LENS, Cell, MaxLen
-from dualpath.paper.draw import error_strips, legend, log_counts, log_seconds, ours, panels, theirs
+from dualpath.paper.draw import GAP, error_strips, legend, log_counts, log_seconds, ours, panels, theirs
 from dualpath.paper.numbers import Number, absolute_errors, percentile, spread_check
 from dualpath.paper.offline import CLUSTER_OF, jct_number, ratio_number, speed_up
 from dualpath.paper.part import Part
@@ -137,6 +137,7 @@ def _jcts(results: Results, bars: dict[Cell, float]) -> Figure:
         "Dashed: systems that the paper's figure does not have. "
         "Dotted: the closed form, the paper's Oracle bar plus all hit bytes at 50 GB/s per storage NIC that the "
         "system may read with.",
+        gaps=GAP,
     )
 
 
@@ -218,7 +219,7 @@ def _speed_ups(results: Results, bars: dict[Cell, float]) -> Table:
         rows.append(
             (
                 f"{CLUSTERS[cluster][0]} {max_len.upper()}",
-                f"{count:,}",
+                count,
                 *(number(speed_up(results, cells["basic"], cells["dualpath"])), number(known)),
                 *(number(speed_up(results, cells["dualpath"], cells["oracle"])), number(near)),
                 number(speed_up(results, cells["basic"], cells["layerwise"])),

@@ -13,6 +13,7 @@ from dualpath.paper.numbers import percentile
 from dualpath.paper.offline import CLUSTER_OF, jct_number, label, ratio_number, speed_up
 from dualpath.paper.part import Part
 from dualpath.paper.runs import Results
+from dualpath.report import missing
 from dualpath.report.figure import Figure, finish
 from dualpath.report.style import GRID, INK, arm_colour, rules
 from dualpath.report.table import Table, number, per_cent, table
@@ -133,7 +134,11 @@ def _tie_panel(axes: Axes, results: Results, bars: dict[Cell, float], max_len: M
     place, places, names = 0.0, [], []
     for snics, systems in TIES.items():
         for (cluster, arm), cell in zip(systems, _pair(snics, max_len, count), strict=True):
-            axes.barh(place, results.jct_s(cell) or 0.0, height=0.8, color=arm_colour(arm), alpha=0.8, linewidth=0)
+            found = results.jct_s(cell)
+            if found is None:
+                missing.mark(axes, place)
+            else:
+                axes.barh(place, found, height=0.8, color=arm_colour(arm), alpha=0.8, linewidth=0)
             axes.plot(bars[cell], place, "o", mfc="none", mec=INK, markersize=5.5, mew=1.1)
             places.append(place)
             names.append(f"{'DualPath' if arm == 'dualpath' else 'Basic'} {CLUSTERS[cluster][1]}")
@@ -155,7 +160,7 @@ def _tie_table(results: Results, bars: dict[Cell, float]) -> Table:
             one, other = _pair(snics, max_len, count)
             rows.append(
                 (
-                    str(snics),
+                    snics,
                     f"{max_len.upper()}, {count:,} agents",
                     f"{one.arm} {CLUSTERS[one.cluster][1]}",
                     number(results.jct_s(one)),

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Literal
 
 from dualpath.paper.cells import Cell
-from dualpath.paper.draw import legend, ours, panels, theirs
+from dualpath.paper.draw import GAP, legend, ours, panels, theirs
 from dualpath.paper.offline import jct_number, ratio_number, speed_up
 from dualpath.paper.part import Part
 from dualpath.paper.runs import Results
@@ -99,4 +99,5 @@ def _figure(results: Results, bars: dict[tuple[Scaled, Fraction, str], float]) -
         "fig9-lengths",
         "Completion time as lengths grow",
         "DS 660B 2P4D, 1,024 agents of the 64K set. Above: JCT. Below: the speed-up of DualPath over Basic.",
+        gaps=GAP,
     )

@@ -9,14 +9,14 @@ from matplotlib.lines import Line2D
 
 from dualpath.paper.cells import CLUSTERS, Cell, MaxLen
 from dualpath.paper.closed_form import KV_BYTES
-from dualpath.paper.draw import LABELS, legend, panels
+from dualpath.paper.draw import GAP, LABELS, legend, panels
 from dualpath.paper.late import Late
 from dualpath.paper.late import measure as measure_late
 from dualpath.paper.part import Part
 from dualpath.paper.runs import Results
 from dualpath.report.figure import Figure, finish
 from dualpath.report.style import INK, SOFT_INK, arm_colour
-from dualpath.report.table import NONE, Table, number, per_cent, table
+from dualpath.report.table import NONE, Table, number, per_cent, shown, table
 from dualpath.results.checks import Check, at_most
 from dualpath.results.reuse import Reuse, reuse
 
@@ -135,13 +135,18 @@ def _figure(late: dict[Cell, Late | None], caches: dict[int, Reuse | None]) -> F
     drawing, grid = panels(1, 3, 2.5)
     rates, sets, saved = grid[0]
     for arm in RATES:
-        points = [(r, capacity(late, arm, r)) for r in STRETCHES]
-        rates.plot(*_known(points), color=arm_colour(arm), marker="o", markersize=3.5)
+        rates.plot(
+            STRETCHES,
+            _or_gap(capacity(late, arm, r) for r in STRETCHES),
+            color=arm_colour(arm),
+            marker="o",
+            markersize=3.5,
+        )
     rates.set_title("capacity, agents/s")
     rates.set_ylim(bottom=0)
-    sets_shown = [(r, _gb(late[_cell(*COMMON, r)])) for r in STRETCHES]
-    sets.plot(*_known(sets_shown), color=arm_colour(COMMON[0]), marker="o", markersize=3.5)
-    first = sets_shown[0][1]
+    sets_shown = [_gb(late[_cell(*COMMON, r)]) for r in STRETCHES]
+    sets.plot(STRETCHES, _or_gap(sets_shown), color=arm_colour(COMMON[0]), marker="o", markersize=3.5)
+    first = sets_shown[0]
     if first is not None:
         sets.plot(STRETCHES, [first * r for r in STRETCHES], color=SOFT_INK, linewidth=0.9, linestyle="--")
         sets.plot(STRETCHES, [first * r * r for r in STRETCHES], color=SOFT_INK, linewidth=0.9, linestyle=":")
@@ -177,19 +182,19 @@ def _figure(late: dict[Cell, Late | None], caches: dict[int, Reuse | None]) -> F
         "r: how much longer trajectories take because of gaps. Right: the share of hit KV that a shared cache of DRAM "
         f"would serve ({LABELS[COMMON[0]]}, {COMMON[1]:g} agents/s); dotted: {NODE_TB:g} TB "
         f"in each of {NUM_NODES} nodes.",
+        gaps=GAP,
     )
 
 
-def _known(points: Iterable[tuple[int, float | None]]) -> tuple[list[int], list[float]]:
-    found = [(r, value) for r, value in points if value is not None]
-    return [r for r, _ in found], [value for _, value in found]
+def _or_gap(values: Iterable[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
 
 
 def _capacities(late: dict[Cell, Late | None]) -> Table:
     rows = []
     for r in STRETCHES:
         of_arm = {arm: capacity(late, arm, r) for arm in RATES}
-        row = [str(r), *(NONE if c is None else f"{c:g}" for c in of_arm.values())]
+        row = [shown(r, "g"), *(shown(c, "g") for c in of_arm.values())]
         ours = of_arm["dualpath"]
         row += [number(ours / base) if ours and base else NONE for base in (of_arm["basic"], of_arm["layerwise"])]
         at = late[_cell("dualpath", ours, r)] if ours else None
@@ -209,7 +214,7 @@ def _by_rate(late: dict[Cell, Late | None]) -> Table:
             continue
         values = (found.ttft_s, found.tpot_s * 1e3, found.trajectory_s, found.agents, _gb(found))
         r = round(cell.gap_s / TURN_S) + 1
-        rows.append((cell.arm, str(r), f"{cell.rate_per_s:g}", *map(number, values)))
+        rows.append((cell.arm, shown(r, "g"), shown(cell.rate_per_s, "g"), *map(number, values)))
     columns = (
         "system|",
         "r",
@@ -226,8 +231,8 @@ def _by_rate(late: dict[Cell, Late | None]) -> Table:
 def _caches(caches: dict[int, Reuse | None]) -> Table:
     rows = [
         (
-            f"{tb:g}",
-            f"{1e3 * tb / NUM_NODES:,.0f}",
+            shown(tb, "g"),
+            shown(1e3 * tb / NUM_NODES, ",.0f"),
             *(per_cent(found and found.saved(tb * 1e12 / KV_BYTES[MODEL])) for found in caches.values()),
         )
         for tb in CACHES_TB

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dualpath.report.style import three_digits
-from dualpath.report.table import NONE, Table, table
+from dualpath.report.table import Table, shown, table
+from dualpath.report.table import number as three
 from dualpath.results.checks import RUN_MISSING, Check, at_most
 
 Verdict = Literal["met", "missed", "not run"]
@@ -83,7 +83,7 @@ def numbers_table(title: str, numbers: Iterable[Number], note: str = "", *, is_f
             _shown(number.theirs),
             number.unit if number.unit != "1" else "",
             _error(number),
-            f"{number.tolerance:.0%}" if number.scale == "relative" else f"{number.tolerance:g}",
+            shown(number.tolerance, ".0%" if number.scale == "relative" else "g"),
             _verdict(number),
             (number.belief if number.verdict == "missed" else "") or number.note,
         )
@@ -119,15 +119,10 @@ def _verdict(number: Number) -> str:
 
 
 def _error(number: Number) -> str:
-    error = number.error
-    if error is None:
-        return NONE
-    return f"{error:+.1%}" if number.scale == "relative" else f"{error:+.1f}"
+    return shown(number.error, "+.1%" if number.scale == "relative" else "+.1f")
 
 
 def _shown(value: float | None) -> str:
-    if value is None:
-        return NONE
-    if not math.isfinite(value):
-        return "∞"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else three_digits(value) if value else "0"
+    if value is None or value == 0:
+        return shown(value, "g")
+    return shown(value, ",.0f") if 1000 <= abs(value) < 1e6 else three(value)

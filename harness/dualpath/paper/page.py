@@ -12,7 +12,7 @@ from dualpath.paper.part import Part
 from dualpath.paper.runs import Results
 from dualpath.report import style
 from dualpath.report.sections import Section, Tile
-from dualpath.report.table import NONE, Table, per_cent, table
+from dualpath.report.table import NONE, Table, number, per_cent, table
 from dualpath.report.tables import checks_table
 from dualpath.report.write import write_page
 from dualpath.results.checks import Check
@@ -112,18 +112,18 @@ def _summary(parts: Sequence[Part]) -> Section:
     return Section("summary", "Summary", text, (), tuple(tables))
 
 
-def _summary_row(title: str, numbers: list[Number], checks: list[Check]) -> tuple[str, ...]:
+def _summary_row(title: str, numbers: list[Number], checks: list[Check]) -> tuple[str | int, ...]:
     predicted = absolute_errors(number for number in numbers if number.is_prediction)
     fitted = absolute_errors(number for number in numbers if number.is_fit and number.scale == "relative")
     verdicts = [number.verdict for number in numbers]
     passed = f"{sum(check.passed for check in checks)} of {len(checks)}" if checks else NONE
     return (
         title.partition(":")[0],
-        str(len(numbers)),
-        str(verdicts.count("met")),
-        str(verdicts.count("missed")),
-        str(verdicts.count("not run")),
-        str(len(predicted)),
+        len(numbers),
+        verdicts.count("met"),
+        verdicts.count("missed"),
+        verdicts.count("not run"),
+        len(predicted),
         per_cent(percentile(predicted, 0.5)),
         per_cent(percentile(predicted, 0.9)),
         per_cent(percentile(fitted, 0.5)),
@@ -153,7 +153,7 @@ def _runs(results: Results) -> Section:
                 "ok",
                 str(raw.get("code", NONE)),
                 f"{(run.manifest.commit or '')[:10]}{' +' if run.manifest.dirty else ''}",
-                f"{run.manifest.wall_s or 0:.1f}",
+                number(run.manifest.wall_s),
             )
         )
     columns = ("run|", "status|", "sources|", "commit|", "wall, s")

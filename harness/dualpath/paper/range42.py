@@ -13,6 +13,7 @@ from dualpath.paper.draw import legend, panels
 from dualpath.paper.hop_loads import KINDS, Counted, Kind
 from dualpath.paper.part import Part
 from dualpath.paper.runs import Results
+from dualpath.report import missing
 from dualpath.report.figure import Figure, finish
 from dualpath.report.style import INK, arm_colour, rules
 from dualpath.report.table import Table, number, table
@@ -151,6 +152,8 @@ def _load_figure(runs: dict[str, Counted]) -> Figure:
                 axes.barh(row, counted.hits[kind], height=0.66, color=arm_colour("dualpath"), alpha=0.8, linewidth=0)
                 axes.plot(counted.everything[kind], row, "|", color=_EVERYTHING, markersize=11, mew=2)
                 axes.plot(float(shares[kind]), row, "x", color=INK, markersize=5, mew=1.2)
+            else:
+                missing.mark(axes, row)
             axes.plot(float(value), row, "o", mfc="none", mec=INK, markersize=6.5, mew=1.2)
         axes.set_yticks(range(len(KINDS)), KINDS)
         axes.set_xscale("log")
@@ -188,11 +191,14 @@ def _busy_figure(results: Results) -> Figure:
     kinds = ("PE SNIC read", "DE SNIC read", *KINDS)
     drawing, grid = panels(1, len(shown), 2.3)
     for axes, (title, cell) in zip(grid[0], shown.items(), strict=True):
-        found = _busy(results, cell) or {}
+        found = _busy(results, cell)
         named = next((kind for kind, other in OUTSIDE.items() if other == cell), None)
         for row, kind in enumerate(kinds):
             colour = "#e0605a" if kind == named else arm_colour("dualpath")
-            axes.barh(row, 100 * found.get(kind, 0.0), height=0.66, color=colour, alpha=0.85, linewidth=0)
+            if found is None:
+                missing.mark(axes, row)
+            else:
+                axes.barh(row, 100 * found[kind], height=0.66, color=colour, alpha=0.85, linewidth=0)
         axes.set_yticks(range(len(kinds)), kinds)
         axes.set_xlim(0, 100)
         axes.invert_yaxis()
@@ -217,7 +223,7 @@ def _ranges() -> Table:
     for g, s, m_gb, bs_gb in ((8, 1, 500, 50), (8, 1, 300, 50), (8, 1, 100, 50), (8, 2, 500, 100), (4, 1, 500, 50)):
         upper = {"DE CNIC read": (g - 2 * s) / s, "DE CNIC write": (g - s) / (2 * s), "DE DRAM": (m_gb / bs_gb - 3) / 2}
         first = min(upper, key=lambda kind: upper[kind])
-        rows.append((str(g), str(s), str(m_gb), number(s / (g - s)), number(upper[first]), first))
+        rows.append((g, s, m_gb, number(s / (g - s)), number(upper[first]), first))
     columns = ("engines, g", "s", "DRAM, GB/s", "P/D at least", "P/D at most", "what binds|")
     note = "s: storage NIC over compute NIC bandwidth, compute NICs of 50 GB/s. A range whose ends cross is empty."
     return table("The range for other nodes", columns, rows, note)

@@ -10,6 +10,7 @@ from dualpath.paper.numbers import Number, belief_of
 from dualpath.paper.offline import CLUSTER_OF, jct_number, label
 from dualpath.paper.part import Part
 from dualpath.paper.runs import Results
+from dualpath.report import missing
 from dualpath.report.figure import Figure, finish
 from dualpath.report.style import INK, arm_colour, rules
 from dualpath.results.checks import Check, at_most
@@ -83,7 +84,10 @@ def _figure(numbers: list[Number]) -> Figure:
     for axes, name in zip(grid[0], names, strict=True):
         shown = [each for each in numbers if each.id.startswith(f"paper.table3.{name}.")]
         for row, each in enumerate(shown):
-            axes.barh(row, each.ours or 0.0, height=0.6, color=arm_colour("dualpath"), alpha=0.85, linewidth=0)
+            if each.ours is None:
+                missing.mark(axes, row)
+            else:
+                axes.barh(row, each.ours, height=0.6, color=arm_colour("dualpath"), alpha=0.85, linewidth=0)
             axes.plot(each.theirs, row, "o", mfc="none", mec=INK, markersize=7, mew=1.3)
         axes.set_yticks(range(len(shown)), [CLUSTERS[each.id.rpartition(".")[2]][1] for each in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)

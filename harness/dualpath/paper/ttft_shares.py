@@ -12,9 +12,10 @@ from dualpath.paper.draw import LABELS, legend, panels
 from dualpath.paper.numbers import Number, belief_of
 from dualpath.paper.online import PARTS
 from dualpath.paper.runs import Results
+from dualpath.report import missing
 from dualpath.report.figure import Figure, finish
 from dualpath.report.style import PART_COLOURS
-from dualpath.report.table import NONE, Table, table
+from dualpath.report.table import NONE, Table, shown, table
 
 RATES = (0.15, 0.2, 0.25)
 ARMS = ("dualpath", "basic")
@@ -60,7 +61,10 @@ def figure(results: Results) -> Figure:
                 shares = None if point is None else {part: 100 * point.parts[part] for part in PARTS}
                 shown.append((f"ours, {max_len.upper()}", shares))
             for who, shares in shown:
-                _stack(axes, place, shares or {}, alpha=0.45 if who == "theirs" else 0.95)
+                if shares is None:
+                    missing.mark(axes, place)
+                else:
+                    _stack(axes, place, shares, alpha=0.45 if who == "theirs" else 0.95)
                 places.append(place)
                 names.append(f"{rate:g}/s {who}" if who == "theirs" else who)
                 place += 1
@@ -95,7 +99,7 @@ def shares(results: Results) -> Table:
     rows = []
     for arm in ARMS:
         for rate in RATES:
-            row = [arm, f"{rate:g}", " / ".join(f"{known[rate, arm][part]:g}" for part in PARTS)]
+            row = [arm, shown(rate, "g"), " / ".join(f"{known[rate, arm][part]:g}" for part in PARTS)]
             for max_len in SETS:
                 point = results.point(online("ds660b-2p4d", max_len, arm, rate))
                 row.append(" / ".join(f"{100 * point.parts[part]:.0f}" for part in PARTS) if point else NONE)

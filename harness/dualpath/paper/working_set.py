@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 from dualpath.paper.capacity import SETS, rates_of
 from dualpath.paper.cells import Cell, MaxLen, online
 from dualpath.paper.closed_form import KV_BYTES
-from dualpath.paper.draw import panels
+from dualpath.paper.draw import GAP_OR_SLO, panels
 from dualpath.paper.numbers import Number, belief_of
 from dualpath.paper.part import Part
 from dualpath.paper.runs import Results
 from dualpath.report.figure import Figure, finish
 from dualpath.report.style import INK, SOFT_INK, arm_colour
-from dualpath.report.table import NONE, Table, number, table
+from dualpath.report.table import NONE, Table, number, shown, table
 from dualpath.trace.reader import TraceFile
 from dualpath.trace.stats import trace_stats
 
@@ -85,19 +87,20 @@ def _figure(results: Results, known: dict[float, float], totals: dict[MaxLen, fl
             (":", [counted_gb(results, cell) for cell in cells], "counted"),
         ):
             shown = [
-                (cell.rate_per_s or 0.0, value)
-                for cell, value in zip(cells, values, strict=True)
+                value
                 if value is not None and (point := results.point(cell)) is not None and point.is_within_slo
+                else math.nan
+                for cell, value in zip(cells, values, strict=True)
             ]
-            if shown:
-                axes.plot(
-                    *zip(*shown, strict=True),
-                    linestyle=style,
-                    color=arm_colour(ARM),
-                    alpha=_DIMMED[max_len],
-                    linewidth=1.6,
-                    label=f"{what}, {max_len.upper()}",
-                )
+            axes.plot(
+                RATES,
+                shown,
+                linestyle=style,
+                color=arm_colour(ARM),
+                alpha=_DIMMED[max_len],
+                linewidth=1.6,
+                label=f"{what}, {max_len.upper()}",
+            )
     axes.plot(list(known), list(known.values()), "o", mfc="none", mec=INK, markersize=7, mew=1.3, label="theirs")
     axes.set_xlabel("agents per second")
     axes.set_ylabel("working set, GB")
@@ -110,6 +113,7 @@ def _figure(results: Results, known: dict[float, float], totals: dict[MaxLen, fl
         "working-set",
         "KV cache of the trajectories under way",
         "DS 660B 2P4D, DualPath, at rates within the SLO.",
+        gaps=GAP_OR_SLO,
     )
 
 
@@ -122,7 +126,7 @@ def _table(results: Results, totals: dict[MaxLen, float]) -> Table:
             rows.append(
                 (
                     max_len.upper(),
-                    f"{rate:g}",
+                    shown(rate, "g"),
                     number(point.trajectory_s) if point else NONE,
                     number(formula_gb(results, cell, totals[max_len])),
                     number(counted_gb(results, cell)),

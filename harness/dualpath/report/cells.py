@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from dualpath.core.arms import ARMS
+from dualpath.core.errors import RunError
 from dualpath.results.bound import Bound, jct_s, snic_bound
 from dualpath.results.compare import Comparison, compare
 from dualpath.results.metrics import summary
@@ -21,6 +22,11 @@ class Cell:
     workload: tuple[object, ...]
     arm: str
     runs: tuple[Run, ...]  # by repeat
+
+    def __post_init__(self) -> None:
+        for run in self.runs:
+            if run.void:
+                raise RunError(f"{run.directory} is void ({'; '.join(run.reasons)}): no figure or mean may use it")
 
     @cached_property
     def jcts_s(self) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as Drawing
 
+from dualpath.report import missing
 from dualpath.report.style import INKS, PAPER
 
 
@@ -39,12 +40,18 @@ class Figure:
         (folder / self.file_name).write_bytes(self.png)
 
 
-def finish(drawing: Drawing, id: str, title: str, caption: str) -> Figure:
-    """Render a matplotlib figure and close it."""
+def finish(drawing: Drawing, id: str, title: str, caption: str, *, gaps: str = "") -> Figure:
+    """Render a matplotlib figure and close it. gaps: said in the caption where a point is missing, and why.
+
+    Raises RunError where a point that does not exist would be drawn and nothing is said of it.
+    """
     svg, png = io.StringIO(), io.BytesIO()
-    drawing.savefig(svg, format="svg", bbox_inches="tight", pad_inches=0.04, metadata={"Date": None})
-    drawing.savefig(png, format="png", dpi=170, bbox_inches="tight", pad_inches=0.12, facecolor=PAPER)
-    plt.close(drawing)
+    try:
+        caption = " ".join(filter(None, (caption, missing.note(drawing, id, gaps))))
+        drawing.savefig(svg, format="svg", bbox_inches="tight", pad_inches=0.04, metadata={"Date": None})
+        drawing.savefig(png, format="png", dpi=170, bbox_inches="tight", pad_inches=0.12, facecolor=PAPER)
+    finally:
+        plt.close(drawing)
     return Figure(id, title, caption, _inline(svg.getvalue(), id, title), png.getvalue())
 
 

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from dualpath.report import missing
 from dualpath.report.cells import Cell, Evidence
 from dualpath.report.figure import Figure, finish
 from dualpath.report.style import GRID, INK, PART_COLOURS, SOFT_INK, WASH, arm_colour, rules, three_digits
@@ -182,8 +183,12 @@ def ttft_parts(evidence: Evidence) -> Figure | None:
     for axes, group in zip(panels[0], groups, strict=True):
         for cell in evidence.of_group(group):
             left, row = 0.0, arms.index(cell.arm)
-            for part in TTFT_PARTS:
-                value = (cell.numbers[part] or 0.0) / NS_PER_S * scale
+            parts = [(part, value) for part in TTFT_PARTS if (value := cell.numbers[part]) is not None]
+            if len(parts) < len(TTFT_PARTS):
+                missing.mark(axes, row)
+                continue
+            for part, value_ns in parts:
+                value = value_ns / NS_PER_S * scale
                 axes.barh(row, value, left=left, height=0.62, color=PART_COLOURS[part], linewidth=0)
                 left += value
             axes.annotate(

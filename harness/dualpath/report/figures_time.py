@@ -11,6 +11,7 @@ from matplotlib.figure import Figure as Drawing
 
 from dualpath.report.cells import Cell, Evidence
 from dualpath.report.figure import Figure, finish
+from dualpath.report.near import slug
 from dualpath.report.style import SOFT_INK, WASH, arm_colour, rules
 from dualpath.results.links import balance, utilisation, window_utilisation
 from dualpath.results.metrics import NS_PER_S, per_trajectory
@@ -20,6 +21,7 @@ from dualpath.results.steady import steady_window
 WIDTH_IN = 7.6
 MAX_POINTS = 180  # per curve: more than that is thinner than a line
 CUT_PERCENT = 112.0
+NO_LOAD = "Windows without a load have no point."
 MAX_PANELS = 6  # NICs beside each other; more are shown as a heat map
 
 _MB = 1e6
@@ -65,7 +67,7 @@ def nic_utilisation(evidence: Evidence, group: str, resource: str) -> Figure | N
     measure = "MB/s (the links are native: no rate, hence no utilisation)" if is_native else "% of the NIC's rate"
     return finish(
         drawing,
-        f"utilisation-{resource}-{_slug(group)}",
+        f"utilisation-{resource}-{slug(group)}",
         f"{kind} NICs over time · {group}",
         f"Each row is an arm, each column one {kind.lower()} NIC (P, D: of prefill or decode nodes), in {measure}; "
         f"all rows share the time axis, so shorter is faster. {_READING[resource]} Shaded: the steady window; the "
@@ -205,7 +207,8 @@ def balance_over_time(evidence: Evidence) -> Figure | None:
         "Hit bytes loaded by the busiest storage NIC over the mean of all storage NICs of the cluster, per window "
         "(the run's 40th part, at least 1 s; middle repeat). 1 is perfect; the number of NICs is the worst, and what "
         "an arm that reads with one NIC only must show. Late in a run, when few agents are left, the ratio says "
-        "little (the paper's Fig 13 and its remark). Windows without a load have no point.",
+        "little (the paper's Fig 13 and its remark).",
+        gaps=NO_LOAD,
     )
 
 
@@ -255,7 +258,3 @@ def _rate(run: Run, resource: str) -> float | None:
 
 def _width_ns(run: Run, end_s: float) -> int:
     return max(run.manifest.bucket_ns, int(end_s * NS_PER_S / MAX_POINTS))
-
-
-def _slug(text: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in text.lower()).strip("-")

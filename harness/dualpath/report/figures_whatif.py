@@ -66,7 +66,7 @@ def gain_map(swept: Swept, arm: str) -> Figure | None:
         f"gain-{arm}",
         f"{arm}: times faster than {BASELINE}",
         f"{measure} of {BASELINE} / {measure} of {arm}; above 1 (its colour) {arm} is faster. The framed cell is the "
-        f"cluster as its file has it; a dash is a point that has no result (see the table).{slo}",
+        f"cluster as its file has it.{slo}",
         {"cmap": colours, "norm": norm},
     )
 
@@ -159,7 +159,8 @@ def _panels(
     handles = legend() if legend else []
     if handles:
         drawing.legend(handles=handles, loc="upper center", ncols=min(4, len(handles)), bbox_to_anchor=(0.5, 0))
-    return finish(drawing, id, title, caption)
+    gaps = "A dash is a point that has no result (see the table)."
+    return finish(drawing, id, title, caption, gaps=gaps)
 
 
 def _value(swept: Swept, value: Value, point: Point) -> tuple[float, str]:

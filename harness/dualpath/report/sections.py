@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dualpath.report import figures_speed, figures_time, latency_tables, tables
+from dualpath.report.caveats import beside
 from dualpath.report.cells import Evidence
 from dualpath.report.figure import Figure
 from dualpath.report.table import Table
@@ -16,25 +17,29 @@ NOISE_LIMIT = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Section:
+    """`caveats`: a few words each, of what weakens its numbers; they stand by each of its figures and tables."""
+
     id: str
     title: str
     text: str
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     is_folded: bool = False  # long tables, closed at first
+    caveats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One headline number."""
+    """One headline number. `caveats`: a few words each, of what weakens it."""
 
     label: str
     value: str
     detail: str
+    caveats: tuple[str, ...] = ()
 
 
-def headline(evidence: Evidence, checks: Sequence[Check]) -> list[Tile]:
-    """Speed-up of dualpath (or the last arm there is) over layerwise per group, and how many checks passed."""
+def headline(evidence: Evidence, checks: Sequence[Check], more: Sequence[str] = ()) -> list[Tile]:
+    """Speed-up of dualpath over layerwise per group, and how many checks passed. more: caveats of every speed-up."""
     tiles = []
     for group in evidence.groups:
         cell = evidence.cell(group, "dualpath")
@@ -43,7 +48,10 @@ def headline(evidence: Evidence, checks: Sequence[Check]) -> list[Tile]:
         if cell is None or found is None or baseline is None:
             continue
         nics = f"{cell.num_snics} storage NICs instead of {baseline.num_snics}"
-        tiles.append(Tile(f"dualpath over layerwise · {group}", f"{found.speed_up.value:.2f}×", nics))
+        value = f"{found.speed_up.value:.2f}×"
+        tiles.append(
+            Tile(f"dualpath over layerwise · {group}", value, nics, (*beside(evidence, baseline, cell), *more))
+        )
     if checks:
         passed = sum(check.passed for check in checks)
         tiles.append(Tile("checks passed", f"{passed} / {len(checks)}", "each with its bound, below"))
@@ -52,30 +60,9 @@ def headline(evidence: Evidence, checks: Sequence[Check]) -> list[Tile]:
     return tiles
 
 
-def caveats(evidence: Evidence) -> list[str]:
-    """What a reader must know before any number: mixed hosts or commits, page cache, unpaced or verified runs."""
-    results = [run for cell in evidence.cells for run in cell.runs]
-    hosts = {str(sorted(run.manifest.host.items())) for run in results}
-    commits = {run.manifest.commit for run in results}
-    dirty = sum(bool(run.manifest.dirty) for run in results)
-    cached = sum(run.manifest.storage.get("direct_io") is False for run in results)
-    simulated = sum(run.manifest.backend == "sim" for run in results)
-    slowed = sum(run.manifest.deterministic or run.manifest.verify for run in results)
-    late = latency_tables.degraded_caveat(results)
-    found = [
-        (late, late),
-        (len(hosts) > 1, f"The runs come from {len(hosts)} hosts; ratios between them are not measured side by side."),
-        (len(commits) > 1, f"The runs come from {len(commits)} commits; see Provenance before comparing them."),
-        (dirty, f"{dirty} of {len(results)} runs were made with uncommitted changes."),
-        (cached, f"{cached} of {len(results)} runs read storage through the page cache."),
-        (simulated, f"{simulated} of {len(results)} runs are simulated, not measured."),
-        (slowed, f"{slowed} of {len(results)} runs were deterministic or verified every block, which costs time."),
-    ]
-    return [text for is_so, text in found if is_so]
-
-
-def sections(evidence: Evidence, checks: Sequence[Check]) -> list[Section]:
-    """Every section that has something to show."""
+def sections(evidence: Evidence, checks: Sequence[Check], more: Sequence[str] = ()) -> list[Section]:
+    """Every section that has something to show. more: caveats of every number that was measured."""
+    words = (*beside(evidence), *more)
     found = [
         *_checks(checks),
         Section(
@@ -89,6 +76,7 @@ def sections(evidence: Evidence, checks: Sequence[Check]) -> list[Section]:
                 figures_speed.speed_ups(evidence, "basic") if not _has(evidence, "layerwise") else None,
             ),
             _filled(tables.speed(evidence)),
+            caveats=words,
         ),
         Section(
             "utilisation",
@@ -96,18 +84,21 @@ def sections(evidence: Evidence, checks: Sequence[Check]) -> list[Section]:
             "Single-path loading leaves the storage NICs of the decode nodes idle; the other arms may use them all.",
             _some(*(figures_time.nic_utilisation(evidence, group, "snic") for group in evidence.groups)),
             _filled(tables.balances(evidence), tables.windows(evidence)),
+            caveats=words,
         ),
         Section(
             "balance",
             "Balance between storage NICs",
             "Pooled bandwidth is worth something only while all of it is in use.",
             _some(figures_time.balance_over_time(evidence)),
+            caveats=words,
         ),
         Section(
             "compute-nics",
             "Compute NICs",
             "The second path crosses the compute NICs. They must have room for it, or the bottleneck has only moved.",
             _some(*(figures_time.nic_utilisation(evidence, group, "cnic") for group in evidence.groups)),
+            caveats=words,
         ),
         Section(
             "latency",
@@ -120,8 +111,9 @@ def sections(evidence: Evidence, checks: Sequence[Check]) -> list[Section]:
                 latency_tables.send_lags(evidence),
                 tables.throughput(evidence),
             ),
+            caveats=words,
         ),
-        Section("completion", "How the runs went", "", _some(figures_time.completion(evidence))),
+        Section("completion", "How the runs went", "", _some(figures_time.completion(evidence)), caveats=words),
         Section(
             "noise",
             "Noise and the harness itself",

@@ -1,4 +1,6 @@
-"""Writes a report: index.html (one self-contained page), report.md, checks.json and figures/*.png."""
+"""Writes a report: index.html, report.md, checks.json, figures/*.png and, of every table, tables/*.csv and *.parquet.
+
+The folder is all there is: the page asks nothing of a network."""
 
 from __future__ import annotations
 
@@ -10,9 +12,10 @@ from pathlib import Path
 import jinja2
 
 from dualpath.core.errors import RunError
-from dualpath.report import style
+from dualpath.report import download, style
+from dualpath.report.caveats import caveats
 from dualpath.report.cells import gather
-from dualpath.report.sections import Section, Tile, caveats, headline, sections
+from dualpath.report.sections import Section, Tile, headline, sections
 from dualpath.results.checks import Check, write_checks
 from dualpath.results.run import Run, load_runs
 
@@ -29,10 +32,16 @@ def write_report(
 
 
 def write_report_of(
-    runs: Sequence[Run], out_dir: str | Path, *, title: str, checks: Sequence[Check] = (), notes: Sequence[str] = ()
+    runs: Sequence[Run],
+    out_dir: str | Path,
+    *,
+    title: str,
+    checks: Sequence[Check] = (),
+    notes: Sequence[str] = (),
+    beside: Sequence[str] = (),
 ) -> Path:
     """The same for runs already loaded. No run at all is allowed only with checks that say so. notes: what a reader
-    must know of this experiment before any number."""
+    must know of this experiment before any number; beside: of that, a few words each for beside every number."""
     if not runs and not checks:
         raise RunError("nothing to report on: no run directory was given")
     style.apply()
@@ -40,9 +49,9 @@ def write_report_of(
     return write_page(
         out_dir,
         title=title,
-        tiles=headline(evidence, checks),
+        tiles=headline(evidence, checks, beside),
         caveats=[*caveats(evidence), *notes],
-        sections=sections(evidence, checks),
+        sections=sections(evidence, checks, beside),
         counts=(len(evidence.runs), len(evidence.void)),
         checks=checks,
     )
@@ -67,16 +76,18 @@ def write_page(
         "sections": sections,
         "counts": counts,
         "computed_from": computed_from,
+        "files": download.file_names(sections),
     }
     out_dir = Path(out_dir)
     figures = out_dir / "figures"
     try:
+        for name in _files_of(out_dir / "report.md"):
+            (out_dir / name).unlink(missing_ok=True)
         figures.mkdir(parents=True, exist_ok=True)
-        for name in _figures_of(out_dir / "report.md"):
-            (figures / name).unlink(missing_ok=True)
         for section in sections:
             for figure in section.figures:
                 figure.save(figures)
+        download.save(sections, out_dir / download.FOLDER)
         page = out_dir / "index.html"
         page.write_text(_render("page.html", content), encoding="utf-8")
         (out_dir / "report.md").write_text(_render("page.md", content), encoding="utf-8")
@@ -86,10 +97,10 @@ def write_page(
     return page
 
 
-def _figures_of(earlier: Path) -> list[str]:
-    """Files of a report made here before; other pictures in its folder are somebody's."""
+def _files_of(earlier: Path) -> list[str]:
+    """Files of a report made here before; others in its folders are somebody's."""
     text = earlier.read_text(encoding="utf-8", errors="replace") if earlier.is_file() else ""
-    return re.findall(r"\(figures/([\w.-]+\.png)\)", text)
+    return re.findall(r"\((figures/[\w.-]+\.png|tables/[\w.-]+\.(?:csv|parquet))\)", text)
 
 
 def _render(template: str, content: dict[str, object]) -> str:

@@ -1,0 +1,74 @@
+"""A point that does not exist is refused, or its gap is told of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import seaborn as sns
+from dualpath.core.errors import RunError
+from dualpath.report import missing, style
+from dualpath.report.figure import Figure, finish
+from matplotlib.axes import Axes
+
+GAP = "The second repeat was not run."
+
+
+def _draw(draw: Callable[[Axes], object], gaps: str = "") -> Figure:
+    style.apply()
+    drawing, axes = plt.subplots()
+    axes.set_title("cpu-1p1d")
+    draw(axes)
+    return finish(drawing, "speed", "Speed", "How fast.", gaps=gaps)
+
+
+def _heat(axes: Axes) -> None:
+    sns.heatmap(np.array([[1.0, math.nan]]), ax=axes)
+
+
+MISSING = {
+    "line": lambda axes: axes.plot([0, 1, 2], [1.0, math.nan, 3.0]),
+    "bar": lambda axes: axes.barh([0, 1], [1.0, math.nan]),
+    "steps": lambda axes: axes.stairs([1.0, math.nan], [0, 1, 2]),
+    "image": lambda axes: axes.imshow([[1.0, math.nan]]),
+    "marks": lambda axes: axes.scatter([0, 1], [1.0, math.nan]),
+    "map": _heat,
+}
+
+
+@pytest.mark.parametrize("kind", MISSING)
+def test_a_value_that_is_missing_is_refused_unless_the_caption_tells_why(kind: str) -> None:
+    with pytest.raises(RunError, match=f"figure speed: a point that does not exist .*{kind} of panel 'cpu-1p1d'"):
+        _draw(MISSING[kind])
+    assert _draw(MISSING[kind], GAP).caption == f"How fast. {GAP}"
+    assert plt.get_fignums() == []
+
+
+def test_none_becomes_a_gap_and_infinity_is_no_point_either() -> None:
+    for value in (None, math.inf):
+        with pytest.raises(RunError, match="does not exist"):
+            _draw(lambda axes, value=value: axes.plot([0, 1], [1.0, value]))
+
+
+def test_where_nothing_is_missing_nothing_is_said() -> None:
+    def whole(axes: Axes) -> None:
+        axes.plot([0, 1], [1.0, 2.0])
+        axes.axhline(1)
+        axes.fill_between([0, 1], 1, 2)
+        axes.barh([0], [0.0])  # a nought that was measured
+
+    assert _draw(whole, GAP).caption == "How fast."
+
+
+def test_no_label_says_nan() -> None:
+    with pytest.raises(RunError, match="it would say 'nan ms'"):
+        _draw(lambda axes: axes.text(0, 0, f"{math.nan} ms"), GAP)
+
+
+def test_a_bar_without_a_value_is_marked_and_explained() -> None:
+    figure = _draw(lambda axes: missing.mark(axes, 0))
+    assert "no value" in figure.svg
+    assert figure.caption == "How fast. “no value”: the run is missing or void, or has no such value."
