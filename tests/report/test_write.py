@@ -9,9 +9,10 @@ from typing import Any
 import polars as pl
 import pytest
 from dualpath.core.errors import RunError
+from dualpath.report import style
 from dualpath.report.caveats import beside
 from dualpath.report.cells import Cell, gather
-from dualpath.report.figures_time import with_gaps
+from dualpath.report.figures_time import balance_over_time, with_gaps
 from dualpath.report.write import write_report
 from dualpath.results.checks import at_least, at_most
 from dualpath.results.links import balance
@@ -92,7 +93,7 @@ def test_the_page_stands_alone(full: Path) -> None:
     assert page.open == []
     elsewhere = [target for target in page.targets if not target.startswith(("#", "data:"))]
     assert elsewhere
-    assert all((full / target).is_file() and target.startswith("tables/") for target in elsewhere)
+    assert all((full / target).is_file() and target.startswith(("tables/", "figures/")) for target in elsewhere)
     assert {target[1:] for target in page.targets if target.startswith("#")} <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
     assert "@import" not in text
@@ -345,3 +346,17 @@ def test_the_middle_repeat_is_the_lower_median(tmp_path: Path) -> None:
     cell = gather(runs).cells[0]
     assert cell.middle is runs[2]
     assert cell.jct_s == pytest.approx(2.5)
+
+
+def test_panels_that_share_an_axis_show_every_point(tmp_path: Path) -> None:
+    """Balance of 1 in the first cluster, of 3 in the second: the scale is not the first one's."""
+    turns = [turn("a", 0, 0, 2 * S)]
+    even = [link(0, 100, node=node) for node in range(2)]
+    runs = [
+        write_run(tmp_path / "a", turns, even, arm="dualpath", cluster_keys={"name": "a"}),
+        write_run(tmp_path / "b", turns, [link(0, 100)], decode=(2, 1), arm="dualpath", cluster_keys={"name": "b"}),
+    ]
+    style.apply()
+    figure = balance_over_time(gather(map(Run.load, runs)))
+    assert figure is not None
+    assert re.search(r">3\.0+<", figure.svg)

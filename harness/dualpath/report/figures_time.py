@@ -123,7 +123,7 @@ def _heat_map(axes: Axes, cell: Cell, frame: pl.DataFrame, end_s: float) -> None
         extent=(0, last_s, len(names) - 0.5, -0.5),
     )
     axes.set_xlim(0, end_s)
-    step = -(-len(names) // 8)
+    step = -(-len(names) // 4)  # more labels than that touch each other
     axes.set_yticks(range(0, len(names), step), names[::step])
     axes.set_title(cell.arm, color=arm_colour(cell.arm))
     axes.figure.colorbar(image, ax=axes, pad=0.01)
@@ -150,11 +150,11 @@ def completion(evidence: Evidence) -> Figure | None:
                     label=cell.arm if is_middle else None,
                 )
         axes.set_title(group)
-        axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
         axes.set_xlabel("time, s")
         rules(axes, "both")
     panels[0].set_ylabel("unfinished trajectories")
+    panels[0].set_ylim(bottom=0)  # of all panels, and so after all are drawn
     drawing.tight_layout(w_pad=1.2)
     _arm_legend(drawing, panels)
     return finish(
@@ -194,10 +194,10 @@ def balance_over_time(evidence: Evidence) -> Figure | None:
         axes.axhline(1, color=SOFT_INK, linewidth=0.8)
         axes.set_title(group)
         axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0.95)
         axes.set_xlabel("time, s")
         rules(axes, "both")
     panels[0].set_ylabel("busiest NIC / mean")
+    panels[0].set_ylim(bottom=0.95)
     drawing.tight_layout(w_pad=1.2)
     _arm_legend(drawing, panels)
     return finish(
