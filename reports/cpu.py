@@ -71,7 +71,8 @@ def main(runs_dir: Path | None = None, out_dir: Path | None = None) -> list[Chec
         null_check(null, null_problem),
         native_check(runs_dir / "native.json"),
     ]
-    page = write_report_of(bench.runs + null, out_dir, title=TITLE, checks=checks, notes=notes(bench))
+    beside = ("engines share one machine's cores",)
+    page = write_report_of(bench.runs + null, out_dir, title=TITLE, checks=checks, notes=notes(bench), beside=beside)
     print_summary(bench.runs + null, checks, page)
     return checks
 

@@ -17,7 +17,7 @@ from typing import Any
 from dualpath.core.errors import DualpathError, RunError
 from dualpath.report.near import near
 from dualpath.report.sections import Section, Tile
-from dualpath.report.table import Table, table
+from dualpath.report.table import NONE, Shown, Table, shown, table
 from dualpath.report.write import write_page
 from dualpath.results.checks import Check, at_least, at_most
 
@@ -39,13 +39,23 @@ def main(rows_file: Path = PUBLISHED, out_dir: Path = ROOT / "reports" / "out" /
         out_dir,
         title="Gates: what they catch, and what they let pass" + " (published, measured elsewhere)" * is_published,
         tiles=[
-            Tile("slowdowns caught", f"{sum(map(is_caught, rows))} / {sum(map(is_planted, rows))}", "planted"),
-            Tile("false alarms", f"{sum(map(is_alarm, rows))} / {sum(not is_planted(row) for row in rows)}", UNCHANGED),
+            Tile(
+                "slowdowns caught",
+                f"{sum(map(is_caught, rows))} / {sum(map(is_planted, rows))}",
+                "planted",
+                words(rows),
+            ),
+            Tile(
+                "false alarms",
+                f"{sum(map(is_alarm, rows))} / {sum(not is_planted(row) for row in rows)}",
+                UNCHANGED,
+                words(rows),
+            ),
         ],
         caveats=caveats(rows, is_published=is_published),
         sections=[
-            Section("power", "Power", POWER, (), (power_table(rows),)),
-            Section("alarms", "False alarms", ALARMS, (), (alarm_table(rows),)),
+            Section("power", "Power", POWER, (), (power_table(rows),), caveats=words(rows)),
+            Section("alarms", "False alarms", ALARMS, (), (alarm_table(rows),), caveats=words(rows)),
         ],
         counts=(len(rows), sum(row["status"] == "void" for row in rows)),
         checks=checks,
@@ -78,6 +88,12 @@ def load(path: Path) -> list[Row]:
         return [json.loads(line) for line in lines]
     except ValueError as error:
         raise RunError(f"{path}: not JSON lines ({error})") from None
+
+
+def words(rows: list[Row]) -> tuple[str, ...]:
+    """Beside the counts."""
+    num_void = sum(row["status"] == "void" for row in rows)
+    return (f"{num_void} of {len(rows)} gates void, which judged nothing",) if num_void else ()
 
 
 def is_planted(row: Row) -> bool:
@@ -125,11 +141,11 @@ def power_table(rows: list[Row]) -> Table:
     cells = []
     for mutant, of in by_mutant(rows).items():
         ratios = [each["ratio"] for row in of for each in row["findings"] if each["status"] == "fail" and each["ratio"]]
-        shown = f"{min(ratios) - 1:+.1%} to {max(ratios) - 1:+.1%}" if ratios else "counters differ"
+        change = f"{min(ratios) - 1:+.1%} to {max(ratios) - 1:+.1%}" if ratios else "counters differ"
         void = sum(row["status"] == "void" for row in of)
         seconds = sum(row["seconds"] for row in of) / len(of)
         caught = f"{sum(map(is_caught, of))} / {len(of)}"
-        cells.append((mutant, str(of[0]["tiers"][0]), caught, str(void), shown, f"{seconds:.0f}"))
+        cells.append((mutant, str(of[0]["tiers"][0]), caught, void, change, shown(seconds, ".0f")))
     columns = ("planted|", "tier", "caught", "void", "candidate over base", "s per gate")
     return table("Planted slowdowns", columns, cells)
 
@@ -141,8 +157,9 @@ def alarm_table(rows: list[Row]) -> Table:
         found = [each for row in of for each in row["findings"] if each["name"] == name]
         statuses = Counter(each["status"] for each in found)
         ratios = [each["ratio"] for each in found if each["ratio"]]
-        shown = f"{min(ratios) - 1:+.2%} to {max(ratios) - 1:+.2%}" if ratios else "–"
-        cells.append((str(found[0]["tier"]), name, *(str(statuses[each]) for each in ("pass", "fail", "void")), shown))
+        low, high = min(ratios, default=1.0) - 1, max(ratios, default=1.0) - 1
+        change = Shown.of(f"{low:+.2%} to {high:+.2%}", low=low, high=high) if ratios else NONE
+        cells.append((str(found[0]["tier"]), name, *(statuses[each] for each in ("pass", "fail", "void")), change))
     columns = ("tier", "what|", "pass", "fail", "void", "candidate over base")
     return table(f"{len(of)} gates of nothing changed", columns, cells)
 

@@ -21,7 +21,7 @@ from dualpath.report.figure import Figure, finish
 from dualpath.report.near import near
 from dualpath.report.sections import Section, Tile
 from dualpath.report.style import rules
-from dualpath.report.table import NONE, Table, number, per_cent, table
+from dualpath.report.table import NONE, Shown, Table, number, per_cent, table
 from dualpath.report.tables import checks_table
 from dualpath.report.write import write_page
 from dualpath.results.checks import RUN_MISSING, Check, at_least
@@ -162,16 +162,20 @@ def ways_table(found: pl.DataFrame, direction: str) -> Table:
         for way in WAYS:
             row = of.filter(way=way, block_bytes=size)
             cells += (
-                [f"{number(row['gb_per_s'][0])} ({row['share'][0]:.0%})", number(row["submit_us"][0])]
+                [_with_share(row["gb_per_s"][0], row["share"][0]), number(row["submit_us"][0])]
                 if len(row)
                 else [NONE, NONE]
             )
-        made.append((f"{size:,}", number(of.filter(way="large", block_bytes=size)["gb_per_s"][0]), *cells))
+        made.append((size, number(of.filter(way="large", block_bytes=size)["gb_per_s"][0]), *cells))
     columns = ["block bytes", "large copy GB/s"]
     for _, (label, _) in WAYS.items():
-        columns += [f"{label}, GB/s", "µs per block" + " " * len(columns)]
+        columns += [f"{label}, GB/s", f"{label}, µs per block"]
     note = "Medians of five rounds; in brackets the share of a large copy; µs per block: the processor's, to submit it."
     return table(DIRECTIONS[direction].capitalize(), columns, made, note)
+
+
+def _with_share(gb_per_s: float, share: float) -> str:
+    return Shown.of(f"{number(gb_per_s)} ({share:.0%})", value=gb_per_s, fraction=share)
 
 
 if __name__ == "__main__":

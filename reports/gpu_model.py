@@ -9,6 +9,7 @@ and the report says so. Exits with 1 where a check failed.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from dualpath.report.figure import Figure, finish
 from dualpath.report.near import near
 from dualpath.report.sections import Section, Tile
 from dualpath.report.style import rules
-from dualpath.report.table import NONE, Table, number, per_cent, table
+from dualpath.report.table import NONE, Table, number, per_cent, shown, table
 from dualpath.report.tables import checks_table
 from dualpath.report.write import write_page
 from dualpath.results.checks import RUN_MISSING, Check, at_least, at_most
@@ -142,14 +143,15 @@ def caveats(rows: list[Row], *, is_published: bool) -> Iterator[str]:
 
 
 def sections(rows: list[Row], checks: list[Check]) -> Iterator[Section]:
+    words = ("random weights",)
     if rows:
         text = (
             "A prefill engine holds a few layers of KV at a time: one is loaded while another is computed and a third "
             "is sent on. So a pass should take what the longer of computing and moving takes alone."
         )
-        yield Section("passes", "Forward passes", text, (passes_figure(rows),), (passes_table(rows),))
+        yield Section("passes", "Forward passes", text, (passes_figure(rows),), (passes_table(rows),), caveats=words)
         text = "A step reads all weights and the KV of every request once. What it reads, by the time it takes:"
-        yield Section("steps", "Decode steps", text, (steps_figure(rows),), (steps_table(rows),))
+        yield Section("steps", "Decode steps", text, (steps_figure(rows),), (steps_table(rows),), caveats=words)
     yield Section("checks", "Checks", "", (), (checks_table("Checks", checks),), is_folded=bool(rows))
 
 
@@ -175,7 +177,7 @@ def passes_figure(rows: list[Row]) -> Figure:
     drawing, axes = plt.subplots(figsize=(7.6, 2.8))
     found = passes(rows)
     for number_, (label, colour) in enumerate((("computing", "#94a1b2"), ("moving", "#e8833a"), ("both", OURS))):
-        heights = [ms(row) if row else 0.0 for _, three in found for row in [three[number_]]]
+        heights = [ms(row) if row else math.nan for _, three in found for row in [three[number_]]]
         axes.bar([at + 0.27 * (number_ - 1) for at in range(len(found))], heights, 0.25, color=colour, label=label)
     axes.set_xticks(range(len(found)), [name for name, _ in found])
     axes.set_xlabel("new + cached tokens")
@@ -183,7 +185,13 @@ def passes_figure(rows: list[Row]) -> Figure:
     axes.legend(ncol=3, loc="upper right")
     rules(axes, "y")
     caption = "A pass alone, its KV's moves alone, and the pass that loads and sends layer by layer."
-    return finish(drawing, "gpu-passes", "Loading and sending behind computing", caption)
+    return finish(
+        drawing,
+        "gpu-passes",
+        "Loading and sending behind computing",
+        caption,
+        gaps="A bar that is missing was not measured.",
+    )
 
 
 def passes_table(rows: list[Row]) -> Table:
@@ -191,7 +199,7 @@ def passes_table(rows: list[Row]) -> Table:
     for name, (computing, moving, both) in passes(rows):
         times = [number(ms(row)) if row else NONE for row in (computing, moving, both)]
         gb = number(moved_bytes(moving) / 1e6 / ms(moving)) if moving else NONE
-        made.append((name, *times, f"{rate(computing, 'flop') / 1e3:.0f}", gb))
+        made.append((name, *times, shown(rate(computing, "flop") / 1e3, ".0f"), gb))
     columns = (
         "new + cached tokens|",
         "computing ms",

@@ -23,7 +23,7 @@ from dualpath.report.figure import Figure, finish
 from dualpath.report.near import near
 from dualpath.report.sections import Section, Tile
 from dualpath.report.style import INK, PART_COLOURS, SOFT_INK, rules
-from dualpath.report.table import NONE, Table, number, table
+from dualpath.report.table import NONE, Shown, Table, number, shown, table
 from dualpath.report.tables import checks_table
 from dualpath.report.write import write_page
 from dualpath.results.checks import RUN_MISSING, Check, at_least, at_most
@@ -49,6 +49,7 @@ MEANING = {
     HALF: "flood in KV's class, probes' far end marked as KV",
 }
 LANES = ("model", "kv")
+EMULATED = ("emulated hosts", "software RDMA device")
 IDS = {("write", "data"): "write", ("write", "answers"): "ack", ("read", "data"): "read"}
 
 
@@ -258,6 +259,7 @@ def tiles(checks: list[Check]) -> list[Tile]:
             f"of the queue: {label}",
             number(values[f"rdma.verbs.{id}.own"]),
             f"waited for, KV in its own class; {number(values[f'rdma.verbs.{id}.same'])} in theirs",
+            EMULATED,
         )
         for label, id in (("writes", "write"), ("their answers", "ack"), ("reads", "read"))
     ]
@@ -282,6 +284,7 @@ def sections(probes: pl.DataFrame, shares: pl.DataFrame, cost: pl.DataFrame, che
             "line with the KV. Last, both lanes flood the link.",
             (probes_figure(probes), models_figure(probes)) if len(probes) else (),
             (isolation_table(probes), shares_table(shares)),
+            caveats=EMULATED,
         ),
         Section(
             "cost",
@@ -291,6 +294,7 @@ def sections(probes: pl.DataFrame, shares: pl.DataFrame, cost: pl.DataFrame, che
             "batched, one of each for 64.",
             (),
             (cost_table(cost), rate_table(cost)),
+            caveats=EMULATED,
         ),
         Section("checks", "Checks", "", (), (checks_table("Checks", checks),), is_folded=True),
     ]
@@ -310,7 +314,7 @@ def isolation_table(rows: pl.DataFrame) -> Table:
         ]
         flood = found["flood_mb_per_s"].median()
         what = f"{probe}, {MEANING[str(how)]}" + ("" if how == QUIET else f" beside {beside}")
-        made.append((str(by), what, *times, *over, number(flood) if flood else NONE, f"{found['probes'].sum():,}"))  # type: ignore[arg-type]
+        made.append((str(by), what, *times, *over, number(flood) if flood else NONE, int(found["probes"].sum())))  # type: ignore[arg-type]
     columns = ("through|", "case|", "p50 ms", "p99 ms", "p50 / quiet", "p99 / quiet", "flood MB/s", "probes")
     note = "Medians over repeats, interleaved, and their range; ratios are to the quiet repeat of the same round."
     return table("Latency of probes", columns, made, note)
@@ -329,11 +333,11 @@ def shares_table(rows: pl.DataFrame) -> Table:
 def spread(values: pl.Series) -> str:
     if values.is_empty():
         return NONE
-    low, middle, high = (
-        f"{value:,.0f}" if value >= 1000 else number(value)
-        for value in (values.min(), values.median(), values.max())  # type: ignore[operator, arg-type, union-attr]
-    )
-    return middle + (f" ({low}–{high})" if len(values) > 1 else "")
+    low, middle, high = (float(value) for value in (values.min(), values.median(), values.max()))  # type: ignore[arg-type]
+    texts = [shown(value, ",.0f") if value >= 1000 else number(value) for value in (middle, low, high)]
+    if len(values) == 1:
+        return texts[0]
+    return Shown.of("{} ({}–{})".format(*texts), value=middle, low=low, high=high)
 
 
 def probes_figure(rows: pl.DataFrame) -> Figure:
@@ -409,10 +413,11 @@ def cost_table(rows: pl.DataFrame) -> Table:
         for what in ("post", "move"):
             alone, many = (of.filter(what=what, per_doorbell=each)["ns"] / 1e3 for each in (1, 64))
             saved = pl.Series([one / other for one, other in zip(alone, many, strict=True)])
-            cells += [spread(alone), spread(many), f"{number(saved.median())}×"]  # type: ignore[arg-type]
-        made.append((f"{num_bytes:,}", *cells, spread(of.filter(what="copy")["ns"] / 1e3)))
+            saving = saved.median()
+            cells += [spread(alone), spread(many), Shown.of(f"{number(saving)}×", value=saving)]  # type: ignore[arg-type]
+        made.append((num_bytes, *cells, spread(of.filter(what="copy")["ns"] / 1e3)))
     posting = ("posting alone, µs", "64 per doorbell, µs", "saved")
-    moving = ("moved one by one, µs", "64 under way, µs", "saved ")
+    moving = ("moved one by one, µs", "64 under way, µs", "saved")
     note = "Per work request, in Python; medians over repeats and their range. A copy is the processor's."
     return table("What a work request costs", ("bytes", *posting, *moving, "plain copy, µs"), made, note)
 

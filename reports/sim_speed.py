@@ -19,7 +19,7 @@ from typing import Any
 
 from dualpath.report.near import near
 from dualpath.report.sections import Section, Tile
-from dualpath.report.table import NONE, Table, number, table
+from dualpath.report.table import NONE, Shown, Table, number, shown, table
 from dualpath.report.tables import checks_table
 from dualpath.report.write import write_page
 from dualpath.results.checks import RUN_MISSING, Check, at_least, at_most
@@ -225,13 +225,13 @@ def scheduler_check(rows: Rows) -> Check:
 def tiles(checks: list[Check]) -> list[Tile]:
     values = {check.id: check.value for check in checks}
 
-    def shown(id: str, unit: str, scale: float = 1.0) -> str:
+    def said(id: str, unit: str, scale: float = 1.0) -> str:
         return NONE if values[id] is None else f"{number(values[id], scale)}{unit}"
 
     return [
-        Tile("turns per second, whole call, 2P4D", shown("sim.turns_per_s.2p4d", "k", 1e-3), "bound 40k"),
-        Tile("48P96D, 49,152 agents", shown("sim.big.seconds", " s"), f"{shown('sim.big.memory', ' GiB')} at most"),
-        Tile("over DynoSim, same trace", shown("sim.vs.dynosim", "×"), "its fastest configuration here"),
+        Tile("turns per second, whole call, 2P4D", said("sim.turns_per_s.2p4d", "k", 1e-3), "bound 40k"),
+        Tile("48P96D, 49,152 agents", said("sim.big.seconds", " s"), f"{said('sim.big.memory', ' GiB')} at most"),
+        Tile("over DynoSim, same trace", said("sim.vs.dynosim", "×"), "its fastest configuration here"),
         Tile("checks passed", f"{sum(check.passed for check in checks)} / {len(checks)}", "each with its bound, below"),
     ]
 
@@ -260,26 +260,37 @@ def sections(rows: Rows, checks: list[Check]) -> list[Section]:
     found = [
         Section("failed", "Checks that failed", "", (), (checks_table("Checks that failed", failed),)),
         Section("checks", "Checks", "", (), (checks_table("Checks", checks),), is_folded=True),
-        *(Section(group, title, text, (), (speeds(rows, group, title),)) for group, (title, text) in TEXTS.items()),
+        *(
+            Section(group, title, text, (), (speeds(rows, group, title),), caveats=words(rows.groups[group]))
+            for group, (title, text) in TEXTS.items()
+        ),
         Section("models", models.title, "", (), (models,)),
         Section("raw", "Raw rows", "", (), (raw_table(rows),), is_folded=True),
     ]
     return [section for section in found if section.tables[0].rows]
 
 
+def words(rows: list[Row]) -> tuple[str, ...]:
+    """Beside the rates of a group."""
+    load = max((row["load_before"] for row in rows), default=0.0)
+    return (f"machine not quiet: load up to {load:.1f}",) if load > 1 else ()
+
+
 def speeds(rows: Rows, group: str, title: str) -> Table:
     """One row per arm: medians over repeats, and the range of what was measured."""
     unit = "events" if group in ("simpy", "scheduler") else "turns"
-    made: list[tuple[str, ...]] = []
+    made: list[tuple[str | int, ...]] = []
     for arm in sorted({row["arm"] for row in rows.groups[group]}):
         found = [row for row in rows.of(group, arm) if {unit, "seconds"} <= row.keys()]
         if found:
             wall, cpu = _rates(found, unit, "seconds"), _rates(found, unit, "cpu_s")
-            spent = [f"{statistics.median(row[clock] for row in found):.2f}" for clock in ("seconds", "cpu_s")]
-            speed = (f"{statistics.median(wall):,.0f}", f"{min(wall):,.0f}–{max(wall):,.0f}")
-            peak = f"{max(row['peak_bytes'] for row in found) / GIB:.2f}"
+            spent = [shown(statistics.median(row[clock] for row in found), ".2f") for clock in ("seconds", "cpu_s")]
+            low, high = min(wall), max(wall)
+            spread = Shown.of(f"{low:,.0f}–{high:,.0f}", low=low, high=high)
+            speed = (shown(statistics.median(wall), ",.0f"), spread)
+            peak = shown(max(row["peak_bytes"] for row in found) / GIB, ".2f")
             what = f"{found[0].get('cluster', '')} {found[0].get('trace', '')}".strip()
-            made.append((arm, what, f"{found[0][unit]:,}", *spent, *speed, f"{statistics.median(cpu):,.0f}", peak))
+            made.append((arm, what, found[0][unit], *spent, *speed, shown(statistics.median(cpu), ",.0f"), peak))
         elif not rows.of(group, arm):
             made.append((arm, f"not measured: {rows.why_not(group, arm)}", *[NONE] * 7))
     columns = ("arm|", "of|", unit, "s", "CPU s", f"{unit} / s", "range", f"{unit} / CPU s", "peak GiB")
@@ -291,10 +302,10 @@ def raw_table(rows: Rows) -> Table:
     for group, found in rows.groups.items():
         if found:
             first, loads = found[0], [row["load_before"] for row in found]
-            failed = str(sum(row["status"] != "ok" for row in found))
+            failed = sum(row["status"] != "ok" for row in found)
             load, host = f"{min(loads):.1f}–{max(loads):.1f}", f"{first['host']['cpu']}, {first['host']['cores']} cores"
             facts = (first["session"][:19], str(first["commit"])[:12], first["code"], host)
-            made.append((*rows.file(group), str(len(found)), failed, load, *facts))
+            made.append((*rows.file(group), len(found), failed, load, *facts))
     columns = ("file|", "rows", "failed", "load", "session|", "commit|", "code|", "host|")
     return table("Raw rows", columns, made)
 

@@ -23,13 +23,13 @@ import matplotlib.pyplot as plt
 from dualpath.core.arms import ARMS
 from dualpath.core.errors import DualpathError, RunError
 from dualpath.report import style, tables
-from dualpath.report.caveats import caveats
+from dualpath.report.caveats import beside, caveats
 from dualpath.report.cells import gather
 from dualpath.report.figure import Figure, finish
 from dualpath.report.near import near
 from dualpath.report.sections import Section, Tile
 from dualpath.report.style import INK, SOFT_INK, WASH, arm_colour, rules
-from dualpath.report.table import NONE, Table, number, per_cent, table
+from dualpath.report.table import Table, number, per_cent, shown, table
 from dualpath.report.write import write_page
 from dualpath.results.checks import RUN_MISSING, Check, at_most
 from dualpath.results.metrics import METRICS, summary
@@ -238,12 +238,12 @@ def difference_figure(pairs: list[Pair]) -> Figure | None:
 def numbers_table(pairs: list[Pair]) -> Table:
     rows = []
     for pair in pairs:
-        row = [pair.cluster, pair.arm, str(len(pair.real))]
+        row = [pair.cluster, pair.arm, len(pair.real)]
         for tag, scale in (("jct", 1e-9), ("ttft_p50", 1e-6), ("ttft", 1e-6)):
             row += [
                 number(pair.middle("real", tag), scale),
                 number(pair.middle("sim", tag), scale),
-                _signed(pair.difference(tag)),
+                shown(pair.difference(tag), "+.1%"),
                 per_cent(pair.spread("real", tag)),
                 per_cent(pair.spread("sim", tag)),
             ]
@@ -278,8 +278,8 @@ def unshared_table(pairs: list[Pair], unshared: Path) -> Table:
         real, shared = pair.middle("real", "jct"), pair.middle("sim", "jct")
         if real and shared and alone:
             own = summary(alone[0])["jct"] or 0.0
-            shown = [number(value, 1e-9) for value in (real, shared, own)]
-            rows.append([pair.cluster, pair.arm, *shown, f"{own / shared - 1:+.1%}"])
+            times = [number(value, 1e-9) for value in (real, shared, own)]
+            rows.append([pair.cluster, pair.arm, *times, shown(own / shared - 1, "+.1%")])
     columns = ("cluster|", "arm|", "JCT, s: real", "simulated", "with a GPU for each engine", "of that")
     note = (
         "All engines of the real runs share one GPU. Simulated without that, with what passes and steps take when "
@@ -293,12 +293,8 @@ def unshared_table(pairs: list[Pair], unshared: Path) -> Table:
 def profile_table(pairs: list[Pair]) -> Table:
     """Of the simulations as the profile says: their first repeats."""
     constants: dict[str, Any] = next((pair.simulated[0].raw.get("profile", {}) for pair in pairs if pair.simulated), {})
-    rows = [(name, f"{found['value']:.6g}", found["source"]) for name, found in constants.items()]
+    rows = [(name, shown(found["value"], ".6g"), found["source"]) for name, found in constants.items()]
     return table("The profile", ("constant|", "value", "source|"), rows)
-
-
-def _signed(value: float | None) -> str:
-    return NONE if value is None else f"{value:+.1%}"
 
 
 def main() -> int:
@@ -314,6 +310,7 @@ def main() -> int:
     pairs = load(H200_CLUSTERS if is_published else CLUSTERS, runs, PUBLISHED if is_published else arguments.cpu)
     checks = list(checks_of(pairs))
     everything = gather(run for pair in pairs for run in (*pair.real, *pair.simulated[:1]))
+    words = beside(everything)
     failed = [check for check in checks if not check.passed]
     worst = {tag: max((abs(pair.difference(tag) or 0.0) for pair in pairs), default=0.0) for tag in LIMITS}
     figures = [figure for figure in (jct_figure(pairs), difference_figure(pairs)) if figure is not None]
@@ -321,8 +318,15 @@ def main() -> int:
     sections = [
         Section("failed", "Checks that failed", "", (), (tables.checks_table("Checks that failed", failed),)),
         Section("checks", "Checks", "", (), (tables.checks_table("Checks", checks),), is_folded=True),
-        Section("compare", "Real and simulated", HOW, tuple(figures), (numbers_table(pairs), stations_table(pairs))),
-        Section("unshared", "One GPU for all engines", "", (), (unshared,)),
+        Section(
+            "compare",
+            "Real and simulated",
+            HOW,
+            tuple(figures),
+            (numbers_table(pairs), stations_table(pairs)),
+            caveats=words,
+        ),
+        Section("unshared", "One GPU for all engines", "", (), (unshared,), caveats=words),
         Section("profile", "The profile", "What the simulator was told.", (), (profile_table(pairs),)),
         Section("provenance", "Provenance", "", (), (tables.provenance(everything),), is_folded=True),
     ]
@@ -330,8 +334,8 @@ def main() -> int:
         out,
         title=f"{TITLE}, one H200 (published, measured elsewhere)" if is_published else TITLE,
         tiles=[
-            Tile("JCT off by at most", per_cent(worst["jct"]), f"bound {LIMITS['jct']:.0%}"),
-            Tile("median TTFT off by at most", per_cent(worst["ttft_p50"]), f"bound {LIMITS['ttft_p50']:.0%}"),
+            Tile("JCT off by at most", per_cent(worst["jct"]), f"bound {LIMITS['jct']:.0%}", words),
+            Tile("median TTFT off by at most", per_cent(worst["ttft_p50"]), f"bound {LIMITS['ttft_p50']:.0%}", words),
             Tile("checks passed", f"{len(checks) - len(failed)} / {len(checks)}", "each with its bound, below"),
         ],
         caveats=caveats(everything),

@@ -10,7 +10,7 @@ from dualpath.paper.numbers import Number, belief_of
 from dualpath.paper.part import Part
 from dualpath.paper.runs import Results
 from dualpath.report.figure import Figure, finish
-from dualpath.report.table import Table, number, table
+from dualpath.report.table import Table, number, shown, table
 from dualpath.results.run import Run, polars_schema
 
 AGENTS = (512, 1024)
@@ -116,7 +116,7 @@ def _figure(known: dict[Cell, Curve], curves: dict[Cell, Curve | None]) -> Figur
 def _by_progress(known: dict[Cell, Curve], curves: dict[Cell, Curve | None]) -> Table:
     rows = []
     for progress in range(STEP_PCT, 51, STEP_PCT):
-        row = [str(progress)]
+        row = [shown(progress, "g")]
         for cell, points in known.items():
             row += [number((curves[cell] or {}).get(progress)), number(points.get(progress))]
         rows.append(row)

@@ -54,12 +54,19 @@ def _tiles(parts: Sequence[Part]) -> list[Tile]:
     predicted = absolute_errors(number for number in numbers if number.is_prediction)
     met = sum(number.verdict == "met" for number in numbers)
     over = [check for part in parts for check in part.checks]
+    words = _beside(numbers)
     return [
-        Tile("numbers met", f"{met} / {len(numbers)}", "each within its tolerance"),
-        Tile("median error", per_cent(percentile(predicted, 0.5)), f"over {len(predicted)} predictions"),
-        Tile("90th percentile", per_cent(percentile(predicted, 0.9)), "of the same errors"),
-        Tile("checks over several", f"{sum(check.passed for check in over)} / {len(over)}", "passed"),
+        Tile("numbers met", f"{met} / {len(numbers)}", "each within its tolerance", words),
+        Tile("median error", per_cent(percentile(predicted, 0.5)), f"over {len(predicted)} predictions", words),
+        Tile("90th percentile", per_cent(percentile(predicted, 0.9)), "of the same errors", words),
+        Tile("checks over several", f"{sum(check.passed for check in over)} / {len(over)}", "passed", words),
     ]
+
+
+def _beside(numbers: Sequence[Number]) -> tuple[str, ...]:
+    """What stands beside these numbers wherever they are shown."""
+    missing = sum(number.ours is None for number in numbers)
+    return ("ours simulated", *([f"{missing} of {len(numbers)} not run"] if missing else []))
 
 
 def _numbers(parts: Iterable[Part]) -> list[Number]:
@@ -109,7 +116,7 @@ def _summary(parts: Sequence[Part]) -> Section:
         "paper/ORIGIN.md). Which numbers the constants were chosen on is declared in paper/fit.py; all others are "
         "predictions. Numbers missed stay in, with what we believe the cause to be."
     )
-    return Section("summary", "Summary", text, (), tuple(tables))
+    return Section("summary", "Summary", text, (), tuple(tables), caveats=_beside(_numbers(parts)))
 
 
 def _summary_row(title: str, numbers: list[Number], checks: list[Check]) -> tuple[str | int, ...]:
@@ -137,7 +144,7 @@ def _section(part: Part) -> Section:
         tables.insert(0, checks_table("Checks", part.checks))
     if part.numbers:
         tables.append(numbers_table("Every number", part.numbers))
-    return Section(part.id, part.title, part.text, part.figures, tuple(tables))
+    return Section(part.id, part.title, part.text, part.figures, tuple(tables), caveats=_beside(part.numbers))
 
 
 def _runs(results: Results) -> Section:

@@ -12,7 +12,7 @@ from dualpath.report.figure import Figure
 from dualpath.report.figures_whatif import figures
 from dualpath.report.sections import Section, Tile
 from dualpath.report.style import three_digits
-from dualpath.report.table import NONE, Table, number, per_cent, table
+from dualpath.report.table import NONE, Shown, Table, number, per_cent, shown, table
 from dualpath.report.write import write_page
 from dualpath.results.binding import CANDIDATES, RULE
 from dualpath.results.metrics import NS_PER_S
@@ -94,7 +94,7 @@ def points_table(swept: Swept) -> Table:
             continue
         cells = [
             finding.point.nodes + (" *" if finding.point == swept.given else ""),
-            *(rate_text(rate).removesuffix(" Gbit/s") for rate in finding.point[2:]),
+            *map(_rate, finding.point[2:]),
             *(_times(finding, arm) for arm in ran),
             *(_ratio(finding.ratio(arm)) for arm in challengers),
             *(found.text if (found := finding.binding(arm)) else NONE for arm in bound_arms),
@@ -112,12 +112,19 @@ def points_table(swept: Swept) -> Table:
 
 def _times(finding: Finding, arm: str) -> str:
     seconds, tpot_ns = finding.seconds(arm), finding.rows[arm]["tpot_ns"] if arm in finding.rows else None
-    shown = number(seconds) if seconds is None or seconds < 1000 else f"{seconds:,.0f}"
-    return shown if seconds is None or finding.measure == "jct" else f"{shown} / {number(tpot_ns, 1e-6)}"
+    text = number(seconds) if seconds is None or seconds < 1000 else shown(seconds, ",.0f")
+    if seconds is None or tpot_ns is None or finding.measure == "jct":
+        return text
+    return Shown.of(f"{text} / {number(tpot_ns, 1e-6)}", s=seconds, tpot_ms=tpot_ns * 1e-6)
+
+
+def _rate(bytes_per_s: float | None) -> str:
+    text = rate_text(bytes_per_s).removesuffix(" Gbit/s")
+    return text if bytes_per_s is None else Shown.of(text, value=bytes_per_s * 8e-9)
 
 
 def _ratio(ratio: float | None) -> str:
-    return NONE if ratio is None else f"{ratio:.2f}×"
+    return NONE if ratio is None else Shown.of(f"{ratio:.2f}×", value=ratio)
 
 
 def as_value(swept: Swept) -> dict[str, Any]:
@@ -162,14 +169,15 @@ def write_whatif(swept: Swept, out_dir: Path) -> Path:
     style.apply()
     maps = figures(swept)
     num_runs, num_without = swept.runs
+    words = ("simulated", *([f"{num_without} of {num_runs} runs without a result"] if num_without else []))
     page = write_page(
         out_dir,
         title=f"What if: {swept.facts['trace']['name']} on {swept.facts['cluster']['name']}",
-        tiles=_tiles(swept),
+        tiles=_tiles(swept, words),
         caveats=_caveats(swept),
         sections=[
-            Section("gain", "Where another path pays", " ".join(sentences(swept)), maps),
-            Section("points", "Every point", "", (), (points_table(swept),)),
+            Section("gain", "Where another path pays", " ".join(sentences(swept)), maps, caveats=words),
+            Section("points", "Every point", "", (), (points_table(swept),), caveats=words),
             Section("rule", "What binds, and how that is decided", _RULE_TEXT, (), (_rule_table(), _shares(swept))),
             Section("provenance", "Provenance", "", (), (_provenance(swept),), is_folded=True),
         ],
@@ -188,16 +196,16 @@ _RULE_TEXT = (
 )
 
 
-def _tiles(swept: Swept) -> list[Tile]:
+def _tiles(swept: Swept, words: tuple[str, ...]) -> list[Tile]:
     compared = swept.compared
     if not compared:
         return []
     num_paying = sum(finding.pays for finding in compared)
-    tiles = [Tile("points where another path pays", f"{num_paying} / {len(compared)}", _paying(swept))]
+    tiles = [Tile("points where another path pays", f"{num_paying} / {len(compared)}", _paying(swept), words)]
     given, best = swept.at(swept.given), max(compared, key=lambda finding: finding.gain or 0.0)
     for finding, label in ((given, "the cluster as it is"), (best, "the most")):
         if finding is not None and finding.gain is not None:
-            tiles.append(Tile(label, f"{finding.gain:.2f}×", finding.point.text))
+            tiles.append(Tile(label, f"{finding.gain:.2f}×", finding.point.text, words))
     return tiles
 
 
@@ -226,7 +234,7 @@ def _shares(swept: Swept) -> Table:
     rows = [
         (
             finding.point.nodes,
-            *(rate_text(rate).removesuffix(" Gbit/s") for rate in finding.point[2:]),
+            *map(_rate, finding.point[2:]),
             arm,
             *(per_cent(row[f"share_{candidate}"]) for candidate in CANDIDATES),
         )
