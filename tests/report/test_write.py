@@ -311,8 +311,7 @@ def test_caveats_stand_beside_the_numbers(full: Path) -> None:
 
 
 def test_one_run_says_that_its_noise_is_unknown(tmp_path: Path) -> None:
-    simulated = {"backend": "sim", "stand_ins": [("cluster", "engines", "simulated: a model")]}
-    for name, more, words in (("real", {}, "not repeated: noise unknown"), ("sim", simulated, "simulated")):
+    for name, more, words in (("real", {}, "not repeated: noise unknown"), ("sim", {"backend": "sim"}, "simulated")):
         runs = [_arm(tmp_path / f"{name}-{arm}", arm, 2.0, **more) for arm in ("layerwise", "dualpath")]
         evidence = gather(map(Run.load, runs))
         assert beside(evidence) == beside(evidence, evidence.cells[0]) == (words,)

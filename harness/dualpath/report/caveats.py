@@ -44,21 +44,29 @@ def beside(evidence: Evidence, *of: Cell) -> tuple[str, ...]:
         (spreads, f"A against A: up to {max(spreads, default=0):.1%}"),
         (measured and not spreads, "not repeated: noise unknown"),
         (left_out, f"{left_out} void {'run' if left_out == 1 else 'runs'} left out"),
-        *((number, words if number == len(runs) else f"{words}: {number} of {len(runs)} runs") for number, words in (
-            (_count(runs, "cluster", "simulated"), "simulated"),
-            (sum(_shares_gpus(run) for run in runs), "engines share a GPU"),
-            (_count(runs, "storage", "tmpfs"), "storage in memory"),
-            (_count(runs, "model", "random weights"), "random weights"),
+        *((count, words if count == len(runs) else f"{words}: {count} of {len(runs)} runs") for words, count in (
+            ("simulated", sum(run.manifest.backend == "sim" for run in runs)),
+            ("engines share a GPU", sum(map(_shares_gpus, runs))),
+            ("storage in memory", sum(map(_is_in_memory, runs))),
+            ("read through the page cache", sum(map(_is_cached, runs))),
+            ("random weights", sum(map(_has_random_weights, runs))),
         )),
     ]  # fmt: skip
     return tuple(words for is_so, words in found if is_so)
 
 
-def _count(runs: Sequence[Run], part: str, words: str) -> int:
-    """Runs in which these words say what stood in for a part."""
-    return sum(any(row[0] == part and words in row[2] for row in run.manifest.stand_ins) for run in runs)
-
-
 def _shares_gpus(run: Run) -> bool:
     sides = (run.cluster.prefill, run.cluster.decode)
     return 0 < len(run.manifest.host.get("gpus", ())) < sum(side.nodes * side.engines_per_node for side in sides)
+
+
+def _is_in_memory(run: Run) -> bool:
+    return run.manifest.storage.get("filesystem") == "tmpfs"
+
+
+def _is_cached(run: Run) -> bool:
+    return run.manifest.storage.get("direct_io") is False and not _is_in_memory(run)
+
+
+def _has_random_weights(run: Run) -> bool:
+    return any(part == "model" and "random weights" in here for part, _, here in run.manifest.stand_ins)

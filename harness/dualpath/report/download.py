@@ -21,9 +21,8 @@ def file_names(sections: Sequence[Section]) -> dict[str, list[str]]:
     taken: set[str] = set()
     for section in sections:
         for table in section.tables:
-            name = _free(
-                section.id if table.title == section.title else f"{section.id}-{slug(table.title)}", taken, "-"
-            )
+            own = section.id if table.title == section.title else f"{section.id}-{slug(table.title)}"
+            name = _free(own, taken, "-")
             taken.add(name)
             names[section.id].append(name)
     return names
