@@ -38,6 +38,9 @@ def test_without_a_run_every_check_of_one_fails_and_the_page_opens(tmp_path: Pat
     assert len(json.loads((tmp_path / "out" / "checks.json").read_text())) == len(checks)
     assert "runs are missing" in text
     assert "Every number: show all 98 rows" in text  # of Fig 10, folded
+    assert "98 of 98 not run" in text[text.index('id="fig10"') :]
+    of_table1 = text[text.index('id="table1"') :]
+    assert "ours simulated" not in of_table1[: of_table1.index("</section>")]  # a closed form
 
 
 def test_what_is_there_is_judged(tmp_path: Path) -> None:

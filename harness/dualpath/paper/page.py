@@ -33,7 +33,9 @@ def write_paper(results: Results, out_dir: Path, names: Iterable[str] = FIGURES)
     """Write the report on these figures. Raises RunError where it cannot be written,
     or where the paper's own numbers cannot be read. A run that is missing fails its checks, no more."""
     style.apply()
+    names = tuple(names)
     parts = [FIGURES[name].report(results) for name in names]
+    sections = [_section(part, is_simulated=bool(FIGURES[name].cells)) for name, part in zip(names, parts, strict=True)]
     checks = [check for part in parts for check in part.all_checks]
     used = [found for found in results.used.values() if isinstance(found, Run)]
     page = write_page(
@@ -41,7 +43,7 @@ def write_paper(results: Results, out_dir: Path, names: Iterable[str] = FIGURES)
         title=TITLE,
         tiles=_tiles(parts),
         caveats=_caveats(results),
-        sections=[_summary(parts), *map(_section, parts), _runs(results)],
+        sections=[_summary(parts), *sections, _runs(results)],
         counts=(len(used), 0),
         checks=checks,
     )
@@ -64,7 +66,7 @@ def _tiles(parts: Sequence[Part]) -> list[Tile]:
 
 
 def _beside(numbers: Sequence[Number]) -> tuple[str, ...]:
-    """What stands beside these numbers wherever they are shown."""
+    """A few words that stand beside what simulations gave."""
     missing = sum(number.ours is None for number in numbers)
     return ("ours simulated", *([f"{missing} of {len(numbers)} not run"] if missing else []))
 
@@ -138,13 +140,20 @@ def _summary_row(title: str, numbers: list[Number], checks: list[Check]) -> tupl
     )
 
 
-def _section(part: Part) -> Section:
+def _section(part: Part, *, is_simulated: bool) -> Section:
     tables = list(part.tables)
     if part.checks:
         tables.insert(0, checks_table("Checks", part.checks))
     if part.numbers:
         tables.append(numbers_table("Every number", part.numbers))
-    return Section(part.id, part.title, part.text, part.figures, tuple(tables), caveats=_beside(part.numbers))
+    return Section(
+        part.id,
+        part.title,
+        part.text,
+        part.figures,
+        tuple(tables),
+        caveats=_beside(part.numbers) if is_simulated else (),
+    )
 
 
 def _runs(results: Results) -> Section:
