@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from dualpath.report import latency_tables
 from dualpath.report.cells import Cell, Evidence
 from dualpath.results.bound import noise
