@@ -10,7 +10,7 @@ import polars as pl
 from dualpath.core.errors import RunError
 from dualpath.report.cells import Cell, Evidence
 from dualpath.report.figures_time import balance_window_ns
-from dualpath.report.table import NONE, Table, mega, number, per_cent, ratio, table, times
+from dualpath.report.table import NONE, Table, mega, number, per_cent, ratio, shown, table, times
 from dualpath.results.bound import coordinator_ms_per_turn, noise
 from dualpath.results.checks import Check
 from dualpath.results.links import balance, steady_balance, steady_load_utilisation
@@ -34,7 +34,7 @@ def checks_table(title: str, checks: Iterable[Check]) -> Table:
         )
         for check in checks
     ]
-    return table(title, ("|", "check|", "what it says|", "value", "bound", "unit|", "note|"), rows)
+    return table(title, ("verdict|", "check|", "what it says|", "value", "bound", "unit|", "note|"), rows)
 
 
 def speed(evidence: Evidence) -> Table:
@@ -46,7 +46,7 @@ def speed(evidence: Evidence) -> Table:
             (
                 cell.group,
                 cell.arm,
-                str(len(cell.runs)),
+                len(cell.runs),
                 number(cell.jct_s),
                 ratio(layerwise.speed_up if layerwise else None),
                 times(layerwise.trajectory_speed_up if layerwise else None),
@@ -106,8 +106,8 @@ def throughput(evidence: Evidence) -> Table:
                 cell.group,
                 cell.arm,
                 number(numbers["trajectory_jct"], 1e-9),
-                f"{numbers['prompt_rate'] or 0:,.0f}",
-                f"{numbers['generated_rate'] or 0:,.0f}",
+                shown(numbers["prompt_rate"], ",.0f"),
+                shown(numbers["generated_rate"], ",.0f"),
                 per_cent(numbers["hit_rate_planned"]),
                 per_cent(numbers["hit_rate_measured"]),
             )
@@ -121,7 +121,7 @@ def throughput(evidence: Evidence) -> Table:
             "prompt tok/s",
             "generated tok/s",
             "hit rate planned",
-            "measured",
+            "hit rate measured",
         ),
         rows,
         "Means over repeats. Prompt tokens include hits. Planned: what the trace alone implies; measured: what was "
@@ -135,7 +135,7 @@ def windows(evidence: Evidence) -> Table:
     for cell in evidence.cells:
         found = ruling(cell.middle)
         ends = (found.window.start_ns, found.window.end_ns) if found.window else ()
-        from_to = [f"{end / 1e9:,.2f}" for end in ends] or [NONE, NONE]
+        from_to = [shown(end / 1e9, ",.2f") for end in ends] or [NONE, NONE]
         rows.append((cell.group, cell.arm, found.rule, *from_to, found.reason))
     return table(
         "Steady windows",
@@ -151,7 +151,7 @@ def windows(evidence: Evidence) -> Table:
 
 def warm_ups(evidence: Evidence) -> Table:
     counts = Counter((run.manifest.backend, run.manifest.warm_up) for run in evidence.runs if not run.void)
-    rows = [(backend, text or "not recorded", str(count)) for (backend, text), count in counts.items()]
+    rows = [(backend, text or "not recorded", count) for (backend, text), count in counts.items()]
     return table(
         "Warm-up",
         ("backend|", "before the clock starts|", "runs"),
@@ -220,7 +220,7 @@ def overhead(evidence: Evidence) -> Table:
             "null engine" if run.manifest.backend == "null" else run.manifest.backend,
             run.cluster.name,
             run.arm,
-            str(run.manifest.trace.agents),
+            run.manifest.trace.agents,
             number(coordinator_ms_per_turn(run)),
             str(run.directory),
         )
@@ -241,13 +241,13 @@ def noises(evidence: Evidence) -> Table:
         found = noise(cell.runs)
         if found is not None:
             jcts = ", ".join(number(value) for value in found.jct_s)
-            rows.append((cell.group, cell.arm, jcts, f"{found.spread:.2%}"))
+            rows.append((cell.group, cell.arm, jcts, shown(found.spread, ".2%")))
     return table("A against A", ("cluster|", "arm|", "JCT of the repeats, s|", "largest / smallest − 1"), rows)
 
 
 def voids(evidence: Evidence) -> Table:
     rows = [
-        (run.cluster.name, run.arm, str(run.manifest.repeat), "; ".join(run.reasons), str(run.directory))
+        (run.cluster.name, run.arm, run.manifest.repeat, "; ".join(run.reasons), str(run.directory))
         for run in evidence.void
     ]
     note = (
@@ -272,9 +272,7 @@ def storages(evidence: Evidence) -> Table:
         }[storage.get("direct_io")]
         key = (str(storage.get("filesystem", "?")), direct, str(storage.get("note") or ""), run.manifest.backend)
         found[key] = found.get(key, 0) + 1
-    rows = [
-        (backend, filesystem, direct, note, str(count)) for (filesystem, direct, note, backend), count in found.items()
-    ]
+    rows = [(backend, filesystem, direct, note, count) for (filesystem, direct, note, backend), count in found.items()]
     return table("Storage", ("backend|", "file system|", "reads go|", "note|", "runs"), rows)
 
 
