@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from dualpath.results.termination import Stop, termination
 
@@ -29,3 +31,9 @@ def test_termination(ttft_s: list[float | None], stop: Stop) -> None:
 
 def test_a_stop_is_the_end_of_its_window() -> None:
     assert (Stop(12, "steady").start_s, Stop(12, "steady").end_s) == (1800, 1950)
+
+
+def test_with_other_windows_what_is_compared_lies_as_many_windows_back() -> None:
+    steady = termination([9.0] * (BACK + 1), limit_s=math.inf, window_s=2.5)
+    assert (steady.reason, steady.start_s, steady.end_s) == ("steady", 30.0, 32.5)
+    assert termination([9.0] * BACK, limit_s=10.0) == Stop(BACK - 1, "arrivals ended")

@@ -16,6 +16,7 @@ from dualpath.cli.gates import gate_command
 from dualpath.cli.machine import calibrate_command, doctor
 from dualpath.cli.network import worker
 from dualpath.cli.reading import compare_command, report
+from dualpath.cli.searching import search_command
 from dualpath.cli.serving import replay_command, simulate_command, whatif_command
 from dualpath.cli.shared import BAD_INPUT, INTERRUPTED, example
 from dualpath.cli.traces import trace
@@ -63,6 +64,7 @@ for command in (
     simulate_command,
     worker,
     whatif_command,
+    search_command,
     calibrate_command,
     compare_command,
     gate_command,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import click
 
+from dualpath.cli.loads import arms_of, arrival_options, load_options, profile_options
 from dualpath.cli.network import network_of, network_options
-from dualpath.cli.shared import INTERRUPTED, JSON, PATH, VOID, example, print_json, show_table
+from dualpath.cli.shared import INTERRUPTED, PATH, VOID, example, print_json, show_table
 from dualpath.core.arms import ARMS
 from dualpath.plan import Outcome, Plan
 from dualpath.progress import TurnProgress
@@ -18,72 +18,6 @@ from dualpath.report.whatif import as_value, points_table, sentences
 from dualpath.series import Step, run_plan, run_series
 from dualpath.trace.starts import FeedMode
 from dualpath.whatif import DEFAULT_ARMS, Sweep, whatif
-
-
-def _fraction(value: str, most: int, context: click.Context, parameter: click.Parameter) -> Fraction:
-    try:  # an exponent, or many digits, could ask for a number that takes for ever to make
-        fraction = Fraction(value if len(value) <= 20 and "e" not in value.lower() else "")
-    except (ValueError, ZeroDivisionError):
-        raise click.BadParameter(f"{value!r} is not a fraction; write 1/8 or 0.125", context, parameter) from None
-    if not 0 < fraction <= most:
-        raise click.BadParameter(f"{value} is outside (0, {most}]", context, parameter)
-    return fraction
-
-
-def _scale(context: click.Context, parameter: click.Parameter, value: str) -> Fraction:
-    return _fraction(value, 1, context, parameter)
-
-
-def _factor(context: click.Context, parameter: click.Parameter, value: str) -> Fraction:
-    return _fraction(value, 1000, context, parameter)
-
-
-def _constants(
-    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[str, float], ...]:
-    found: list[tuple[str, float]] = []
-    for text in values:
-        name, _, value = text.partition("=")
-        try:
-            found.append((name, float(value)))
-        except ValueError:
-            raise click.BadParameter(f"{text!r} is not NAME=VALUE, such as pass_ms=200", context, parameter) from None
-    return tuple(found)
-
-
-def _load_options(command: Any) -> Any:
-    """What every command that serves a trace is told in the same way."""
-    options = (
-        click.option("--cluster", type=PATH, required=True, help="Cluster file (TOML); see bench/clusters/."),
-        click.option(
-            "--agents",
-            type=click.IntRange(1, 10_000_000),
-            help="How many trajectories to replay. Default: all of the trace's.",
-        ),
-        click.option(
-            "--rate", type=float, help="Online: trajectories per second, Poisson. Default: all start together."
-        ),
-        click.option("--recorded", is_flag=True, help="Trajectories arrive when the trace says."),
-        click.option("--gap-scale", type=float, default=0.0, show_default=True, help="Factor on recorded gaps."),
-        click.option(
-            "--gap-s", type=float, default=0.0, show_default=True, help="Draw gaps between turns: their mean, seconds."
-        ),
-        click.option(
-            "--scale", callback=_scale, default="1", show_default=True, help="Factor on all lengths, such as 1/8."
-        ),
-        click.option(
-            "--max-len", type=click.IntRange(2), help="Truncate trajectories at so many tokens, after scaling."
-        ),
-        click.option("--append-factor", callback=_factor, default="1", help="Factor on every append, before cutting."),
-        click.option(
-            "--generate-factor", callback=_factor, default="1", help="Factor on every output, before cutting."
-        ),
-        click.option("--seed", type=int, default=0, show_default=True, help="Token ids, weights, arrivals, copies."),
-        JSON,
-    )
-    for option in reversed(options):
-        command = option(command)
-    return click.argument("trace", type=PATH)(command)
 
 
 def _run_options(command: Any) -> Any:
@@ -104,7 +38,7 @@ def _run_options(command: Any) -> Any:
     )
     for option in reversed(options):
         command = option(command)
-    return _load_options(command)
+    return arrival_options(load_options(command))
 
 
 @click.command(
@@ -128,7 +62,7 @@ def replay_command(
     **options: Any,
 ) -> int:
     """Replay TRACE through the real engine into a run directory, or into one per arm. What was interrupted goes on."""
-    if len(_names(arms)) > 1 and store is not None:
+    if len(arms_of(arms)) > 1 and store is not None:
         raise click.UsageError("--store goes with one arm: what one arm stores would be the next one's hits")
     options.update(network_of(options))
     return _run(arms, backend="engine", store=store, **options)
@@ -144,27 +78,7 @@ def replay_command(
     ),
 )
 @_run_options
-@click.option(
-    "--profile",
-    metavar="FILE|NAME",
-    help="What work costs: a file of `dualpath calibrate`, or a shipped profile. Default: the cluster file's.",
-)
-@click.option(
-    "--set",
-    "constants",
-    multiple=True,
-    callback=_constants,
-    metavar="NAME=VALUE",
-    help="Another value for a constant of the profile or the cluster, such as pass_ms=200.",
-)
-@click.option(
-    "--times",
-    "factors",
-    multiple=True,
-    callback=_constants,
-    metavar="NAME=FACTOR",
-    help="A factor on such a constant, such as pass_ms=1.2.",
-)
+@profile_options
 @click.option("--decisions", is_flag=True, help="Keep every event and command, and the bytes they predict. Large.")
 def simulate_command(arms: tuple[str, ...], **options: Any) -> int:
     """Replay TRACE in the simulator: same flags, same tables. The cluster file names a profile of what work costs."""
@@ -198,7 +112,8 @@ def simulate_command(arms: tuple[str, ...], **options: Any) -> int:
 @click.option("--slo", help="Say which points keep it, such as ttft=4s,tpot=50ms (means; also ttft_p99). With --rate.")
 @click.option("-o", "--output", type=PATH, help="Folder for rows, heat maps and a page. What it has is kept.")
 @click.option("--jobs", type=click.IntRange(1, 256), default=2, show_default=True, help="Worker processes.")
-@_load_options
+@arrival_options
+@load_options
 def whatif_command(
     trace: Path,
     cluster: Path,
@@ -217,7 +132,7 @@ def whatif_command(
     """Where dual-path loading would pay around a cluster: sweeps its P/D ratio and NIC rates in the simulator."""
     mode = _mode(rate, recorded)
     plan = Plan(trace, cluster, "layerwise", output or Path(), "sim", mode=mode, rate_per_s=rate, **options)
-    sweep = Sweep(plan, tuple(_names(arms)), nodes, snic, cnic, slo, output, jobs)
+    sweep = Sweep(plan, tuple(arms_of(arms)), nodes, snic, cnic, slo, output, jobs)
     with TurnProgress(f"what if, around {cluster.stem}", "runs") as progress:
         swept = whatif(sweep, progress.update)
     if (found := points_table(swept)).rows:
@@ -228,10 +143,6 @@ def whatif_command(
         click.echo(str(output / "index.html"))
     print_json(as_json, as_value(swept))
     return INTERRUPTED if swept.is_interrupted else VOID if swept.has_failed else 0
-
-
-def _names(arms: tuple[str, ...]) -> list[str]:
-    return list(ARMS) if "all" in arms else list(dict.fromkeys(arms))
 
 
 def _mode(rate: float | None, recorded: bool) -> FeedMode:
@@ -250,7 +161,7 @@ def _run(
     as_json: bool,
     **options: Any,
 ) -> int:
-    names, mode = _names(arms), _mode(rate, recorded)
+    names, mode = arms_of(arms), _mode(rate, recorded)
 
     def plan(arm: str, output: Path) -> Plan:
         return Plan(trace, cluster, arm, output, mode=mode, rate_per_s=rate, **options)

@@ -17,7 +17,7 @@ PARTS = ("schedule", "allocate", "read", "prefill")  # Fig 12 left
 class Point:
     """One rate of one system. Latencies are means over what happened in the last window before the stop."""
 
-    stop_s: int
+    stop_s: float
     reason: Reason
     ttft_s: float
     ttst_s: float  # second token - first

@@ -1,4 +1,4 @@
-"""When an online run of the paper ends (its section 7.2), applied to a run's rows afterwards.
+"""When an online run ends, by the paper's rule (its section 7.2), applied to a run's rows afterwards.
 
 The paper stops a run when TTFT exceeds 4 s, or at steady state: "TTFT variation within a 150 s window under 5 %
 against 30 minutes earlier". Our reading, the named rule `mean-150s-30min`: time is cut into windows of 150 s, and at
@@ -31,28 +31,30 @@ class Stop(NamedTuple):
 
     window: int
     reason: Reason
+    window_s: float = WINDOW_S
 
     @property
-    def start_s(self) -> int:
-        return self.window * WINDOW_S
+    def start_s(self) -> float:
+        return self.window * self.window_s
 
     @property
-    def end_s(self) -> int:
-        return self.start_s + WINDOW_S
+    def end_s(self) -> float:
+        return self.start_s + self.window_s
 
 
-def termination(ttft_s: Sequence[float | None]) -> Stop:
-    """ttft_s: mean TTFT by window of 150 s from the start, None where no first token came; at least one window."""
+def termination(ttft_s: Sequence[float | None], *, limit_s: float = TTFT_LIMIT_S, window_s: float = WINDOW_S) -> Stop:
+    """ttft_s: mean TTFT by window from the start, None where no first token came; at least one window. limit_s: above
+    it a run is overloaded. window_s: with another one, what is compared lies as many windows back as in the paper."""
     back = EARLIER_S // WINDOW_S
     for window, mean in enumerate(ttft_s):
         if mean is None:
             continue
-        if mean > TTFT_LIMIT_S:
-            return Stop(window, "overloaded")
+        if mean > limit_s:
+            return Stop(window, "overloaded", window_s)
         earlier = ttft_s[window - back] if window >= back else None
         if earlier is not None and abs(mean / earlier - 1) < VARIATION:
-            return Stop(window, "steady")
-    return Stop(len(ttft_s) - 1, "arrivals ended")
+            return Stop(window, "steady", window_s)
+    return Stop(len(ttft_s) - 1, "arrivals ended", window_s)
 
 
 def termination_of(run: Run) -> Stop:
