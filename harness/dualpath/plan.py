@@ -14,6 +14,7 @@ from dualpath.core.arms import ARMS
 from dualpath.core.cluster import Cluster
 from dualpath.core.errors import PlanError, RunError
 from dualpath.core.feed import Start
+from dualpath.engine.messages import Delays
 from dualpath.engine.network import NetworkSettings
 from dualpath.provenance import provenance
 from dualpath.trace import starts
@@ -47,6 +48,7 @@ class Plan:
     deterministic: bool = False
     verify: bool = False
     null: bool = False
+    delays: Delays | None = None  # real: with `null`, engines answer after these
     network: NetworkSettings | None = None  # real: what KV between engines goes over; None: shared memory
     listen: str | None = None  # real: HOST:PORT at which other hosts join
     remote: tuple[str, ...] = ()  # real: the nodes they run: prefill, decode, or numbers
@@ -141,7 +143,8 @@ def describe(plan: Plan, cluster: Cluster) -> dict[str, Any]:
         kv_bytes_per_token=cluster.model.kv_bytes,
     )
     return {
-        "backend": "null" if plan.null else plan.backend,
+        "backend": plan.backend if not plan.null else "null" if plan.delays is None else "stub",
+        "delays": msgspec.to_builtins(plan.delays),
         "arm": plan.arm,
         "cluster": resolved,
         "feed": {

@@ -69,6 +69,7 @@ def stand_ins(
     filesystem: str,
     *,
     null: bool,
+    answers_late: bool = False,
     network: str | None = None,
     remote: int = 0,
     has_weights: bool = False,
@@ -77,7 +78,8 @@ def stand_ins(
     """(part, what is real, what stands in here): DESIGN section 6, for this run. network: what KV goes over, None for
     shared memory; remote: nodes on other hosts; has_weights: of a checkpoint; device: cpu or cuda."""
     if null:
-        return [("engine", "processes, control messages, scheduler, recording", "every command completes at once")]
+        how = "every command completes after a known delay" if answers_late else "every command completes at once"
+        return [("engine", "processes, control messages, scheduler, recording", how)]
     beside = "what stands for collectives beside KV" if cluster.model_bytes_per_token else "KV lane only"
     paced = "bytes really move; pacing across processes enforces the rate"
     snic = "no pacing" if cluster.snic_bytes_per_s is None else f"paced to {cluster.snic_bytes_per_s / 1e6:,.0f} MB/s"

@@ -12,6 +12,7 @@ import sys
 
 import click
 
+from dualpath.cli.checking import selfcheck_command
 from dualpath.cli.gates import gate_command
 from dualpath.cli.machine import calibrate_command, doctor
 from dualpath.cli.network import worker
@@ -68,6 +69,7 @@ for command in (
     calibrate_command,
     compare_command,
     gate_command,
+    selfcheck_command,
     report,
     trace,
 ):

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 
 from dualpath.report.table import Table
 
-VOID, BAD_INPUT, INTERRUPTED = 2, 3, 130
+CHECK_FAILED, VOID, BAD_INPUT, INTERRUPTED = 1, 2, 3, 130
 _PLAIN_WIDTH = 200  # of a table that goes to a file or another program
 
 PATH = click.Path(path_type=Path)

@@ -33,6 +33,7 @@ from dualpath.engine.messages import (
     ChunkWork,
     Connect,
     Connected,
+    Delays,
     EngineSetup,
     Failed,
     FromEngine,
@@ -78,6 +79,7 @@ class EngineBackend:
         verify: bool,
         durable: str,
         null: bool,
+        delays: Delays | None = None,
         checkpoint: Path | None = None,
         network: NetworkSettings | None = None,
         listening: Listening | None = None,
@@ -109,6 +111,7 @@ class EngineBackend:
             weights=None,
             counts_port=False,
             cluster=msgspec.msgpack.encode(cluster),
+            delays=delays,
         )
         self._processes = EngineProcesses(log_directory, listening)
         self._remote_nodes = remote_nodes

@@ -73,7 +73,7 @@ class Host:
         weights_fds = [setup.weights.board_fd, setup.weights.ready_fd] if setup.weights else []
         with self._log(setup.engine).open("wb") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "dualpath.engine." + ("null_engine" if setup.null else "worker")],
+                [sys.executable, "-m", f"dualpath.engine.{_program(setup)}"],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -125,6 +125,12 @@ class Host:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+
+
+def _program(setup: EngineSetup) -> str:
+    if setup.null:
+        return "null_engine" if setup.delays is None else "stub_engine"
+    return "worker"
 
 
 def _weights_shares(devices: dict[int, str | None]) -> dict[int, WeightsShare]:

@@ -193,6 +193,15 @@ class WeightsShare(msgspec.Struct, frozen=True):
     others: int  # that wait for this engine; 0: it waits itself
 
 
+class Delays(msgspec.Struct, frozen=True):
+    """After what time a stub engine answers, from the message on; ns."""
+
+    read_ns: int  # blocks are in the buffer
+    first_token_ns: int  # a batch is computed
+    handover_ns: int  # and then sent to the decode engine
+    token_ns: int  # each further token
+
+
 class EngineSetup(msgspec.Struct, frozen=True):
     """What an engine process is started with."""
 
@@ -215,6 +224,7 @@ class EngineSetup(msgspec.Struct, frozen=True):
     weights: WeightsShare | None  # None: it has them for itself
     counts_port: bool  # one engine of each host reads the counters of the NIC's port
     cluster: bytes  # msgpack of core.cluster.Cluster
+    delays: Delays | None = None  # with `null`: answer after these instead of at once
 
 
 # --- hosts: who runs the engines of nodes that are elsewhere -------------------------------------------------------

@@ -73,7 +73,7 @@ class Manifest(msgspec.Struct, frozen=True):
     """run.json."""
 
     schema_version: int
-    backend: str  # engine | sim | null
+    backend: str  # engine | sim | null | stub
     arm: str
     status: str  # ok | void
     cluster: Cluster

@@ -1,0 +1,132 @@
+"""An engine that answers after known delays: what the harness then measures can be held against what is known.
+
+`python -m dualpath.engine.stub_engine`, in the place of `dualpath.engine.worker`. It stamps, as engines do, when a
+thing happened, so an answer that its own alarm gave late counts as later.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable
+
+from dualpath.engine.messages import (
+    BatchComputed,
+    BatchSent,
+    BlockRef,
+    BlocksRead,
+    BufferReleased,
+    Connect,
+    Connected,
+    EngineSetup,
+    Hello,
+    PrefillBatch,
+    ReadBlocks,
+    StartDecode,
+    Summary,
+    TurnDone,
+)
+from dualpath.engine.serve import Outbox, run_process
+from dualpath.engine.store import Location
+
+_NOWHERE = Location("stub", 0, 0)
+
+
+class StubEngine:
+    """Takes everything in hand at once, however much it is; touches no KV, no file and no model."""
+
+    def __init__(self, setup: EngineSetup, outbox: Outbox) -> None:
+        assert setup.delays is not None, "who starts a stub says how late it is to be"
+        self._engine = setup.engine
+        self._delays = setup.delays
+        self._emit = outbox.put
+        self._alarms = Alarms()
+        self._zero_ns = 0
+
+    def start(self, zero_ns: int) -> None:
+        self._zero_ns = zero_ns
+        threading.Thread(target=self._alarms.run, name="alarms", daemon=True).start()
+
+    def hello(self) -> Hello:
+        return Hello(self._engine)
+
+    def connect(self, message: Connect) -> Connected:
+        return Connected(self._engine)
+
+    def summary(self) -> Summary:
+        return Summary(self._engine, None, "", [], [])
+
+    def close(self) -> None:
+        pass
+
+    def submit(self, message: ReadBlocks | PrefillBatch | StartDecode) -> None:
+        now_ns = time.monotonic_ns()
+        match message:
+            case ReadBlocks():
+                self._alarms.set(now_ns + self._delays.read_ns, lambda at_ns: self._read(message, at_ns))
+            case PrefillBatch():
+                computed_ns = now_ns + self._delays.first_token_ns
+                self._alarms.set(computed_ns, lambda at_ns: self._computed(message, now_ns, at_ns))
+            case StartDecode():
+                self._emit(BufferReleased(now_ns - self._zero_ns, message.request))
+                self._decode(message, now_ns)
+
+    def _read(self, message: ReadBlocks, at_ns: int) -> None:
+        self._emit(BlocksRead(at_ns - self._zero_ns, message.request, self._engine))
+
+    def _computed(self, message: PrefillBatch, start_ns: int, at_ns: int) -> None:
+        firsts = [(chunk.request, 0) for chunk in message.chunks if chunk.last]
+        self._emit(BatchComputed(at_ns - self._zero_ns, start_ns - self._zero_ns, message.batch, firsts))
+        sent_ns = at_ns + self._delays.handover_ns
+        self._alarms.set(sent_ns, lambda at_ns: self._emit(BatchSent(at_ns - self._zero_ns, message.batch)))
+
+    def _decode(self, message: StartDecode, now_ns: int) -> None:
+        more_tokens = len(message.output_ids) // 4 - 1
+        stored = [BlockRef(key, _NOWHERE) for key in message.keys[message.hit_blocks :]]
+        if not more_tokens:
+            t_ns = now_ns - self._zero_ns
+            self._emit(TurnDone(t_ns, message.request, None, message.first_token_ns, 0, stored))
+            return
+        second_ns = 0
+
+        def second(at_ns: int) -> None:
+            nonlocal second_ns
+            second_ns = at_ns - self._zero_ns
+
+        def last(at_ns: int) -> None:
+            t_ns = at_ns - self._zero_ns
+            self._emit(TurnDone(t_ns, message.request, second_ns, t_ns, 0, stored))
+
+        self._alarms.set(now_ns + self._delays.token_ns, second)
+        self._alarms.set(now_ns + more_tokens * self._delays.token_ns, last)
+
+
+class Alarms:
+    """Actions at set times of the monotonic clock, never early, in the order of their times and then as they were set.
+    They are told when it was."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Callable[[int], None]]] = []
+        self._count = itertools.count()
+        self._changed = threading.Condition()
+
+    def set(self, due_ns: int, action: Callable[[int], None]) -> None:
+        with self._changed:
+            heapq.heappush(self._heap, (due_ns, next(self._count), action))
+            self._changed.notify()
+
+    def run(self) -> None:
+        """For ever."""
+        while True:
+            with self._changed:
+                while not self._heap or self._heap[0][0] > time.monotonic_ns():
+                    late_s = (self._heap[0][0] - time.monotonic_ns()) / 1e9 if self._heap else None
+                    self._changed.wait(None if late_s is None else max(0.0, late_s))
+                _, _, action = heapq.heappop(self._heap)
+            action(time.monotonic_ns())
+
+
+if __name__ == "__main__":
+    run_process(StubEngine)
