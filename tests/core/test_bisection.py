@@ -60,6 +60,7 @@ def test_a_ladder_climbs_from_low_to_high_in_steps_of_at_most_the_share(
     rates = ladder(low, low * factor, within)
     assert (rates[0], rates[-1]) == (low, low * factor)
     for smaller, larger in itertools.pairwise(rates):
+        assert larger > smaller
         assert larger / smaller <= (1 + within) * 1.005  # digits of a rate between the ends
     assert len(rates) - 2 < math.log(factor) / math.log1p(within)
 

@@ -121,11 +121,14 @@ class Alarms:
         """For ever."""
         while True:
             with self._changed:
-                while not self._heap or self._heap[0][0] > time.monotonic_ns():
-                    late_s = (self._heap[0][0] - time.monotonic_ns()) / 1e9 if self._heap else None
-                    self._changed.wait(None if late_s is None else max(0.0, late_s))
+                while (left_ns := self._left_ns()) is None or left_ns > 0:
+                    self._changed.wait(None if left_ns is None else left_ns / 1e9)
                 _, _, action = heapq.heappop(self._heap)
             action(time.monotonic_ns())
+
+    def _left_ns(self) -> int | None:
+        """Until the first one; None: there is none."""
+        return self._heap[0][0] - time.monotonic_ns() if self._heap else None
 
 
 if __name__ == "__main__":

@@ -63,12 +63,12 @@ def sentences(found: Searched) -> list[str]:
                 "around there the answer is not sharp; it is the first failure that counts"
             )
     for arm, capacity in known.items():
-        at = [row for rate in (capacity.met, capacity.failed) if rate is not None for row in found.at(arm, rate)]
-        undecided = sum(row["stop"] == "arrivals ended" for row in at)
-        if undecided:
+        met = [row for row in found.at(arm, capacity.met) if row["met"]] if capacity.met is not None else []
+        unsteady = sum(row["stop"] != "steady" for row in met)
+        if unsteady:
             lines.append(
-                f"{arm}: in {undecided} of {len(at)} runs around the answer arrivals ended before a steady state or "
-                "overload; more agents (--agents, --arrivals-s) would tell more"
+                f"{arm}: in {unsteady} of {len(met)} runs that meet the SLO at {capacity.met:g} agents/s "
+                "arrivals ended before a steady state; it may be less with more agents (--agents, --arrivals-s)"
             )
     lines += [f"void, decides nothing: {reason}" for reason in found.void]
     if known:
