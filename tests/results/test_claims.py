@@ -29,6 +29,6 @@ def test_a_latency_is_never_early_and_rarely_late(errors_ms: list[float], is_kep
 
 
 def test_a_claim_without_upper_limit_says_so() -> None:
-    claim = Claim("sustained", "turns/s", "", 200.0, 200.0, 100.0, math.inf, "turns/s", ())
+    claim = Claim("sustained", "turns/s", "", 200.0, 200.0, 200.0, 100.0, math.inf, "turns/s", ())
     assert (claim.is_kept, claim.bound) == (True, ">= 100")
-    assert not Claim("sustained", "turns/s", "", 0.0, 0.0, 100.0, math.inf, "turns/s", ()).is_kept
+    assert not Claim("sustained", "turns/s", "", 0.0, 0.0, 0.0, 100.0, math.inf, "turns/s", ()).is_kept
