@@ -131,6 +131,23 @@ def test_ctrl_c_loses_nothing(tmp_path: Path, ran: list[Plan], monkeypatch: pyte
     assert not whole.is_interrupted
 
 
+def test_a_void_run_that_an_interrupted_search_has_not_come_to_yet_is_not_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search(question(tmp_path))
+    first, last = (tmp_path / "basic" / "rate-1" / name / "run.json" for name in ("r0", "r2"))
+    for facts in (first, last):
+        facts.write_text(json.dumps({**json.loads(facts.read_text()), "status": "void", "reasons": [INTERRUPTED]}))
+
+    def stopped(plan: Plan, progress: Callable[[int, int], None]) -> Outcome:
+        return Outcome(plan.output, "void", (INTERRUPTED,), 0, 1, None)
+
+    monkeypatch.setattr(series, "run_plan", stopped)
+    found = search(question(tmp_path))
+    assert found.is_interrupted
+    assert [probe.repeat for probe in found.rows] == [1]
+
+
 def test_agents_may_arrive_for_so_long_at_every_rate(tmp_path: Path) -> None:
     wanted = question(tmp_path, plan=PLAN, arrivals_s=2.5)
     assert [wanted.plan_of(Probe("basic", 0, place)).agents for place in (0, 1, 2)] == [3, 5, 10]

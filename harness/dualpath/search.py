@@ -109,17 +109,15 @@ def search(wanted: Search) -> Searched:
     while not found.void and not found.is_interrupted and (due := found.due()):
         plans = {probe: wanted.plan_of(probe) for probe in due}
         outcomes = run_series([Step(_name(plan), plan) for plan in plans.values()], replace=False)
-        failed = {outcome.directory: outcome for outcome in outcomes if outcome.status != "ok"}
+        failed = [outcome for outcome in outcomes if outcome.status != "ok"]
         for probe, plan in plans.items():
-            if plan.output not in failed and (plan.output / "run.json").exists():
-                rows[probe] = _row(wanted, probe, plan)
+            if (plan.output / "run.json").exists() and not (run := Run.load(plan.output)).void:
+                rows[probe] = _row(wanted, run, plan)
         found = replace(
             found,
-            is_interrupted=any(outcome.interrupted for outcome in failed.values()),
+            is_interrupted=any(outcome.interrupted for outcome in failed),
             void=tuple(
-                f"{outcome.directory}: {'; '.join(outcome.reasons)}"
-                for outcome in failed.values()
-                if not outcome.interrupted
+                f"{outcome.directory}: {'; '.join(outcome.reasons)}" for outcome in failed if not outcome.interrupted
             ),
         )
         _write_rows(wanted.output / ROWS, rows)
@@ -131,13 +129,13 @@ def _name(plan: Plan) -> str:
     return f"{plan.arm} at {plan.rate_per_s:g}/s, repeat {plan.repeat}"
 
 
-def _row(wanted: Search, probe: Probe, plan: Plan) -> Row:
+def _row(wanted: Search, run: Run, plan: Plan) -> Row:
     """A probe, judged; latencies in ns."""
-    judged = offered(Run.load(plan.output), wanted.slo, wanted.window_s)
+    judged = offered(run, wanted.slo, wanted.window_s)
     return {
-        "arm": probe.arm,
+        "arm": plan.arm,
         "rate_per_s": plan.rate_per_s,
-        "repeat": probe.repeat,
+        "repeat": plan.repeat,
         "seed": plan.seed,
         "run": str(plan.output.relative_to(wanted.output)),
         "stop": judged.stop.reason,
