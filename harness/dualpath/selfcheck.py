@@ -37,7 +37,7 @@ class Limits:
     """What is claimed."""
 
     release_ms: float = 5.0  # turns are released at most so long after they are due (p99)
-    allow_ms: float = 5.0  # latencies are measured at most so much longer than they are known to be (p99)
+    allow_ms: float = 10.0  # latencies are measured at most so much longer than they are known to be (p99)
     late_ms: float = 3.0  # answers that are later by this are seen as later by this, to a third
     turns_per_s: float = 100.0  # so many can be offered before
     lag_ms: float = 5.0  # releases are later than this (p99)

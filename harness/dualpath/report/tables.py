@@ -298,7 +298,7 @@ def provenance(evidence: Evidence) -> Table:
                 f"{manifest.trace.agents} agents, scale {manifest.trace.scale}, "
                 f"max length {manifest.trace.max_len or 'as is'}",
                 f"{manifest.feed.mode}, seed {manifest.seed}",
-                ", ".join(_fact(key, value) for key, value in manifest.host.items()),
+                ", ".join(_fact(key, value) for key, value in manifest.host.items() if value != []),
                 manifest.started_at or "?",
                 number(manifest.wall_s),
             )
@@ -315,6 +315,8 @@ def _fact(key: str, value: object) -> str:
     """One entry of run.json's host in words."""
     if key.endswith("_bytes") and isinstance(value, int):
         return f"{value / 2**30:.0f} GiB {key.removesuffix('_bytes')}"
+    if isinstance(value, list | tuple):
+        return " + ".join(map(str, value))
     return f"{value} {key}" if isinstance(value, int) else str(value)
 
 
