@@ -131,7 +131,7 @@ def main() -> int:
         if (name, attempt) in done or (wanted and name not in wanted):
             continue
         candidate, tiers = out / "candidates" / name.replace(" ", "-"), (1, 2, 3)
-        checkout("candidate", arguments.commit, candidate, {})
+        checkout("candidate", base.commit, candidate, {})
         if mutant := mutants.get(name):
             plant(mutant, candidate)
             tiers = (mutant.tier,)

@@ -71,6 +71,24 @@ def test_what_could_not_be_measured_is_void_neither_pass_nor_fail(tmp_path: Path
     assert words[what] in found.reasons[0]
 
 
+def test_a_command_may_leave_several_runs_and_both_sides_must_leave_the_same(tmp_path: Path) -> None:
+    sides = [_checkout(tmp_path / "a"), _checkout(tmp_path / "b", num_bytes=101)]
+    for side in sides:
+        (side / "program.py").write_text(
+            "import shutil, sys\nfor arm in ('basic', 'split'): shutil.copytree('run', f'{sys.argv[1]}/{arm}')\n"
+        )
+    found = _gate(tmp_path, COUNTERS, *sides)
+    assert [(each.name, each.status) for each in found.findings] == [
+        ("run, basic: bytes", "fail"),
+        ("run, basic: hits", "pass"),
+        ("run, split: bytes", "fail"),
+        ("run, split: hits", "pass"),
+    ]
+    (sides[0] / "program.py").write_text("import shutil, sys\nshutil.copytree('run', f'{sys.argv[1]}/basic')\n")
+    void = _gate(tmp_path, COUNTERS, *sides)
+    assert (void.exit_code, void.reasons[0]) == (2, "void: run: only one side left a run 'split'")
+
+
 def test_a_difference_that_was_found_stays_found_beside_a_void_part(tmp_path: Path) -> None:
     other = '[[counters]]\nname = "other"\ncommand = "false {out}"\nequal = ["bytes"]\n'
     found = _gate(tmp_path, COUNTERS + other, _checkout(tmp_path / "a"), _checkout(tmp_path / "b", num_bytes=1))

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from dualpath.core.errors import RunError
-from dualpath.gate.sides import Job, Side, run_together
+from dualpath.gate.sides import Job, Ran, Side, run_together
 from dualpath.gate.spec import Counter, Counters
 from dualpath.gate.verdict import Finding
 from dualpath.results.run import Run
@@ -62,24 +62,34 @@ COUNTERS: dict[Counter, Callable[[Run], _Table]] = {
 
 
 def measure(probe: Counters, base: Side, candidate: Side, out: Path) -> list[Finding]:
-    """Run the probe on both sides, at once, as counters do not mind: a finding for each counter."""
-    runs: list[Run] = []
-    wheres = [(side, out / side.label) for side in (base, candidate)]
-    rans = run_together([Job(side, side.filled(probe.command, where), where) for side, where in wheres])
-    for side, ran in zip((base, candidate), rans, strict=True):
-        try:
-            if ran.problem:
-                raise RunError(ran.problem)
-            runs.append(Run.load(ran.out))
-            if runs[-1].void:
-                raise RunError(f"{side.label} is void: {'; '.join(runs[-1].reasons)}")
-        except RunError as error:
-            return [Finding(1, probe.name, "void", "-", "equal", str(error))]
-    return [_finding(probe.name, counter, *runs) for counter in probe.equal]
+    """Run the probe on both sides, at once, as counters do not mind: a finding for each counter of each run it left."""
+    jobs = [Job(side, side.filled(probe.command, out / side.label), out / side.label) for side in (base, candidate)]
+    try:
+        ours, theirs = (_runs(job, ran) for job, ran in zip(jobs, run_together(jobs), strict=True))
+        if unlike := ours.keys() ^ theirs.keys():
+            raise RunError(f"only one side left a run {min(unlike)!r}")
+    except RunError as error:
+        return [Finding(1, probe.name, "void", "-", "equal", str(error))]
+    return [
+        _finding(f"{probe.name}{name and f', {name}'}: {counter}", counter, run, theirs[name])
+        for name, run in ours.items()
+        for counter in probe.equal
+    ]
 
 
-def _finding(name: str, counter: Counter, base: Run, candidate: Run) -> Finding:
-    what = f"{name}: {counter}"
+def _runs(job: Job, ran: Ran) -> dict[str, Run]:
+    """What a command left: one run in its folder, named "", or several in folders of their own. Raises RunError."""
+    if ran.problem:
+        raise RunError(ran.problem)
+    several = sorted(found.parent for found in job.out.glob("*/run.json"))
+    runs = {folder.name: Run.load(folder) for folder in several} or {"": Run.load(job.out)}
+    for run in runs.values():
+        if run.void:
+            raise RunError(f"{job.side.label} is void: {'; '.join(run.reasons)}")
+    return runs
+
+
+def _finding(what: str, counter: Counter, base: Run, candidate: Run) -> Finding:
     try:
         (key, ours), (_, theirs) = COUNTERS[counter](base), COUNTERS[counter](candidate)
     except RunError as error:

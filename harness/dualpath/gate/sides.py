@@ -22,6 +22,7 @@ from dualpath.gate.spec import Words, fill
 
 Label = Literal["base", "candidate"]
 _CLI = [sys.executable, "-c", "from dualpath.cli import main; main()"]
+_PATIENCE_S = 10.0  # after Ctrl-C
 _LAST_LINES = 5  # of a command that failed
 
 
@@ -48,8 +49,9 @@ class Side:
         return [*{"dualpath": _CLI, "python": [sys.executable]}.get(first, [first]), *rest]
 
     def environment(self, more: Mapping[str, str]) -> dict[str, str]:
-        """Python finds this side's package before the installed one."""
-        return {**os.environ, "PYTHONPATH": str(self.root / "harness"), "PYTHONHASHSEED": "0", **more}
+        """Python finds this side's package before the installed one; and what is compiled here is not taken there."""
+        ours = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+        return {**ours, "PYTHONPATH": str(self.root / "harness"), "PYTHONHASHSEED": "0", **more}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,11 @@ def run_together(jobs: Sequence[Job]) -> list[Ran]:
             for process in running:
                 process.send_signal(signal.SIGINT)
             for process in running:
-                process.wait()
+                try:
+                    process.wait(_PATIENCE_S)
+                except subprocess.TimeoutExpired:  # under valgrind all takes long
+                    process.kill()
+                    process.wait()
             raise
     return found
 

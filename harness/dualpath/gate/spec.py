@@ -23,7 +23,7 @@ Words = dict[str, str]
 
 
 class Counters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Tier 1. A command that leaves a run in {out}; what of it must be equal."""
+    """Tier 1. A command that leaves a run in {out}, or several in folders of it; what of each must be equal."""
 
     name: str
     command: str
