@@ -35,17 +35,14 @@ def test_published_runs_are_called_measured_elsewhere_and_every_check_has_a_valu
     assert {check.id.split(".")[1] for check in checks} == {
         *("util", "bound", "split", "ties", "tpot", "bytes", "tokens", "noise")
     }
-
-
-def test_storage_nics_are_judged_where_storage_takes_longest(gpu: ModuleType, tmp_path: Path) -> None:
-    judged = {check.id.removeprefix("gpu.util.") for check in gpu.main(out_dir=tmp_path) if ".util." in check.id}
+    judged = {check.id.removeprefix("gpu.util.") for check in checks if ".util." in check.id}
     assert {"h200-1p1d.dualpath.P0", "h200-1p1d.dualpath.D0", "h200-1p2d.layerwise.P0"} <= judged
     assert not any(id.startswith("h200-1p2d.dualpath") for id in judged)  # three NICs outrun one GPU
 
 
 def test_without_the_oracle_nothing_is_excused_and_other_tokens_are_found(gpu: ModuleType, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    shutil.copytree(gpu.PUBLISHED, runs)
+    shutil.copytree(gpu.PUBLISHED, runs, ignore=shutil.ignore_patterns("r2", "r3", "h200-2p1d"))
     shutil.rmtree(runs / "h200-1p2d" / "oracle")
     turns = runs / "h200-1p1d" / "split" / "r0" / "turns.parquet"
     frame = pl.read_parquet(turns)
