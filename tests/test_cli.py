@@ -32,11 +32,22 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
     return run
 
 
-def commands(group: click.Command = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def command_at(path: tuple[str, ...]) -> click.Command:
+    command: click.Command = cli
+    for name in path:
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(command), name)
+        assert found is not None
+        command = found
+    return command
+
+
+def commands(path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     yield path
+    group = command_at(path)
     if isinstance(group, click.Group):
-        for name, command in group.commands.items():
-            yield from commands(command, (*path, name))
+        for name in group.list_commands(click.Context(group)):
+            yield from commands((*path, name))
 
 
 @pytest.mark.parametrize("path", list(commands()), ids=" ".join)
@@ -56,14 +67,6 @@ def test_examples_in_the_help_use_commands_and_options_that_exist() -> None:
             named = max((path for path in commands() if tuple(words[1 : len(path) + 1]) == path), key=len)
             known = {option for parameter in command_at(named).params for option in parameter.opts}
             assert {word for word in words if word.startswith("-")} <= known, line
-
-
-def command_at(path: tuple[str, ...]) -> click.Command:
-    command: click.Command = cli
-    for name in path:
-        assert isinstance(command, click.Group)
-        command = command.commands[name]
-    return command
 
 
 @pytest.mark.engine

@@ -6,22 +6,44 @@ With --json the last line of stdout is one JSON object.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 
 import click
 
-from dualpath.cli.checking import selfcheck_command
-from dualpath.cli.gates import gate_command
-from dualpath.cli.machine import calibrate_command, doctor
-from dualpath.cli.network import worker
-from dualpath.cli.reading import compare_command, report
-from dualpath.cli.searching import search_command
-from dualpath.cli.serving import replay_command, simulate_command, whatif_command
 from dualpath.cli.shared import BAD_INPUT, INTERRUPTED, example
-from dualpath.cli.traces import trace
 from dualpath.core.errors import DualpathError
+
+COMMANDS = {  # where each is
+    "doctor": "machine.doctor",
+    "replay": "serving.replay_command",
+    "simulate": "serving.simulate_command",
+    "worker": "network.worker",
+    "whatif": "sweeping.whatif_command",
+    "search": "searching.search_command",
+    "calibrate": "machine.calibrate_command",
+    "compare": "reading.compare_command",
+    "gate": "gates.gate_command",
+    "selfcheck": "checking.selfcheck_command",
+    "report": "reading.report",
+    "trace": "traces.trace",
+}
+
+
+class Commands(click.Group):
+    """Imports a command when it is called: torch and matplotlib take seconds, and few commands need both."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(".")
+        command: click.Command = getattr(importlib.import_module(f"dualpath.cli.{module}"), name)
+        return command
 
 
 def main() -> None:
@@ -46,6 +68,7 @@ def main() -> None:
 
 
 @click.group(
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=example(
         "dualpath doctor",
@@ -57,20 +80,3 @@ def main() -> None:
 def cli() -> None:
     """Replay multi-turn agent traces through a prefill/decode engine whose KV cache lives in storage, and measure
     which path its bytes should take."""
-
-
-for command in (
-    doctor,
-    replay_command,
-    simulate_command,
-    worker,
-    whatif_command,
-    search_command,
-    calibrate_command,
-    compare_command,
-    gate_command,
-    selfcheck_command,
-    report,
-    trace,
-):
-    cli.add_command(command)

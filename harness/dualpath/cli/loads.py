@@ -9,6 +9,7 @@ import click
 
 from dualpath.cli.shared import JSON, PATH
 from dualpath.core.arms import ARMS
+from dualpath.trace.starts import FeedMode
 
 
 def _fraction(value: str, most: int, context: click.Context, parameter: click.Parameter) -> Fraction:
@@ -118,3 +119,9 @@ def profile_options(command: Any) -> Any:
 
 def arms_of(arms: tuple[str, ...]) -> list[str]:
     return list(ARMS) if "all" in arms else list(dict.fromkeys(arms))
+
+
+def mode_of(rate: float | None, recorded: bool) -> FeedMode:
+    if rate is not None and recorded:
+        raise click.UsageError("--rate and --recorded exclude each other: arrivals are Poisson or recorded")
+    return "online" if rate is not None else "recorded" if recorded else "offline"

@@ -1,4 +1,4 @@
-"""Commands that serve a trace: replay (real engine), simulate (the same flags), whatif (a sweep of simulations)."""
+"""Commands that serve a trace: replay (real engine), simulate (the same flags)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from typing import Any
 
 import click
 
-from dualpath.cli.loads import arms_of, arrival_options, load_options, profile_options
+from dualpath.cli.loads import arms_of, arrival_options, load_options, mode_of, profile_options
 from dualpath.cli.network import network_of, network_options
-from dualpath.cli.shared import INTERRUPTED, PATH, VOID, example, print_json, show_table
+from dualpath.cli.shared import INTERRUPTED, PATH, VOID, example, print_json
 from dualpath.core.arms import ARMS
 from dualpath.plan import Outcome, Plan
 from dualpath.progress import TurnProgress
-from dualpath.report.whatif import as_value, points_table, sentences
 from dualpath.series import Step, run_plan, run_series
-from dualpath.trace.starts import FeedMode
-from dualpath.whatif import DEFAULT_ARMS, Sweep, whatif
 
 
 def _run_options(command: Any) -> Any:
@@ -85,72 +82,6 @@ def simulate_command(arms: tuple[str, ...], **options: Any) -> int:
     return _run(arms, backend="sim", **options)
 
 
-@click.command(
-    name="whatif",
-    epilog=example(
-        "dualpath whatif traces/agents-64k.parquet --model ds-660b \\",
-        "    --cluster bench/clusters/paper-ds660b-2p4d.toml -o OUT",
-        "dualpath whatif mine.parquet --cluster mine.toml --nodes 2P4D,3P3D --snic 200Gbit/s,400Gbit/s -o OUT",
-        "dualpath whatif mine.parquet --cluster mine.toml --rate 0.2 --slo ttft=4s,tpot=50ms -o OUT",
-    ),
-)
-@click.option("--model", help="Instead of the cluster file's model and profile: both by this name, such as ds-660b.")
-@click.option(
-    "--arm",
-    "arms",
-    type=click.Choice([*ARMS, "all"]),
-    multiple=True,
-    default=DEFAULT_ARMS,
-    show_default=True,
-    help="Arms to simulate; layerwise always is: the others are held against it.",
-)
-@click.option(
-    "--nodes", help="Prefill and decode nodes, such as 1P5D,2P4D. Default: as many nodes, shared out otherwise."
-)
-@click.option("--snic", help="Rates of a storage NIC, such as 100Gbit/s,400Gbit/s. Default: from a quarter to twice.")
-@click.option("--cnic", help="Rates of a compute NIC. Default: from an eighth to what it is.")
-@click.option("--slo", help="Say which points keep it, such as ttft=4s,tpot=50ms (means; also ttft_p99). With --rate.")
-@click.option("-o", "--output", type=PATH, help="Folder for rows, heat maps and a page. What it has is kept.")
-@click.option("--jobs", type=click.IntRange(1, 256), default=2, show_default=True, help="Worker processes.")
-@arrival_options
-@load_options
-def whatif_command(
-    trace: Path,
-    cluster: Path,
-    arms: tuple[str, ...],
-    output: Path | None,
-    rate: float | None,
-    recorded: bool,
-    as_json: bool,
-    nodes: str | None,
-    snic: str | None,
-    cnic: str | None,
-    slo: str | None,
-    jobs: int,
-    **options: Any,
-) -> int:
-    """Where dual-path loading would pay around a cluster: sweeps its P/D ratio and NIC rates in the simulator."""
-    mode = _mode(rate, recorded)
-    plan = Plan(trace, cluster, "layerwise", output or Path(), "sim", mode=mode, rate_per_s=rate, **options)
-    sweep = Sweep(plan, tuple(arms_of(arms)), nodes, snic, cnic, slo, output, jobs)
-    with TurnProgress(f"what if, around {cluster.stem}", "runs") as progress:
-        swept = whatif(sweep, progress.update)
-    if (found := points_table(swept)).rows:
-        show_table(found)
-    for sentence in sentences(swept):
-        click.echo(sentence)
-    if output is not None:
-        click.echo(str(output / "index.html"))
-    print_json(as_json, as_value(swept))
-    return INTERRUPTED if swept.is_interrupted else VOID if swept.has_failed else 0
-
-
-def _mode(rate: float | None, recorded: bool) -> FeedMode:
-    if rate is not None and recorded:
-        raise click.UsageError("--rate and --recorded exclude each other: arrivals are Poisson or recorded")
-    return "online" if rate is not None else "recorded" if recorded else "offline"
-
-
 def _run(
     arms: tuple[str, ...],
     trace: Path,
@@ -161,7 +92,7 @@ def _run(
     as_json: bool,
     **options: Any,
 ) -> int:
-    names, mode = arms_of(arms), _mode(rate, recorded)
+    names, mode = arms_of(arms), mode_of(rate, recorded)
 
     def plan(arm: str, output: Path) -> Plan:
         return Plan(trace, cluster, arm, output, mode=mode, rate_per_s=rate, **options)

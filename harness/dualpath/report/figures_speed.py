@@ -10,8 +10,9 @@ from matplotlib.patches import Patch
 
 from dualpath.report import missing
 from dualpath.report.cells import Cell, Evidence
+from dualpath.report.digits import three_digits
 from dualpath.report.figure import Figure, finish
-from dualpath.report.style import GRID, INK, PART_COLOURS, SOFT_INK, WASH, arm_colour, rules, three_digits
+from dualpath.report.style import GRID, INK, PART_COLOURS, SOFT_INK, WASH, arm_colour, rules
 from dualpath.results.bound import noise
 from dualpath.results.metrics import METRICS, NS_PER_S, TTFT_PARTS
 

@@ -80,8 +80,3 @@ def rules(axes: Axes, axis: Literal["both", "x", "y"] = "x") -> None:
     axes.grid(visible=True, axis=axis)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
-
-
-def three_digits(value: float) -> str:
-    """Three significant digits, trailing zeros kept: 54.4, 28.0, 0.205."""
-    return f"{value:#.3g}".rstrip(".")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from dualpath.report.style import three_digits
+from dualpath.report.digits import three_digits
 from dualpath.results.compare import Ratio
 from dualpath.results.intervals import Interval
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from dualpath.core.errors import RunError
 from dualpath.report import style
+from dualpath.report.digits import three_digits
 from dualpath.report.figure import Figure
 from dualpath.report.figures_whatif import figures
 from dualpath.report.sections import Section, Tile
-from dualpath.report.style import three_digits
 from dualpath.report.table import NONE, Shown, Table, number, per_cent, shown, table
 from dualpath.report.write import write_page
 from dualpath.results.binding import CANDIDATES, RULE
