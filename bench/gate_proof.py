@@ -3,9 +3,9 @@
     python bench/gate_proof.py [OUT] [--tries 20] [--gates 40] [--only NAME,...]      default OUT: bench/out/gate_proof
 
 Power: each mutant is a copy of this commit with one slowdown planted in it, and goes through the tier that is named for
-it here, beforehand. False alarms: this commit against itself, all tiers, while a neighbour keeps one core busy. Every
-gate is one row of OUT/gates.jsonl; one that is there already, of the same commit, is not run again. reports/gates.py
-makes the tables.
+it here, beforehand, on a machine that does nothing else. False alarms: this commit against itself, all tiers, while a
+neighbour keeps one core busy. Every gate is one row of OUT/gates.jsonl; one that is there already, of the same commit,
+is not run again. reports/gates.py makes the tables.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ MUTANTS = (
         "a scheduler that is 30 % slower",
         2,
         f"{PACKAGE}/core/scheduler.py",
-        (("        match event:\n", "        for _ in range(300):\n            pass\n        match event:\n"),),
+        (("        match event:\n", "        for _ in range(490):\n            pass\n        match event:\n"),),
     ),
     Mutant(
         "a path policy that ignores the queue",
@@ -98,11 +98,13 @@ def plant(mutant: Mutant, root: Path) -> None:
 
 @contextmanager
 def neighbour() -> Iterator[None]:
-    """Somebody else's work on one core."""
+    """Somebody else's work on one core. Raises RunError where it did not last."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
     try:
         yield
+        if process.poll() is not None:
+            raise RunError(f"the neighbour ended with {process.returncode} before the gate did")
     finally:
         process.kill()
         process.wait()
@@ -116,7 +118,11 @@ def main() -> int:
     parser.add_argument("--commit", default="HEAD", help="what is gated; to go on with rows of an earlier one")
     parser.add_argument("--only", help="names of mutants; 'A against A': no mutant")
     arguments = parser.parse_args()
-    out, wanted = arguments.out, arguments.only.split(",") if arguments.only else None
+    out = arguments.out.resolve()
+    known = [*(mutant.name for mutant in MUTANTS), UNCHANGED]
+    wanted = arguments.only.split(",") if arguments.only else known
+    if unknown := set(wanted) - set(known):
+        parser.error(f"--only {min(unknown)!r}: known are {', '.join(known)}")
     base = checkout("base", arguments.commit, out / "base", {})
     planned = {**{mutant.name: arguments.tries for mutant in MUTANTS}, UNCHANGED: arguments.gates}
     # Each as far along as the others at any time, so that one that was interrupted says something of all.
@@ -128,7 +134,7 @@ def main() -> int:
     done = {(row["mutant"], row["try"]) for row in _rows(rows) if row["commit"] == base.commit}
     mutants = {mutant.name: mutant for mutant in MUTANTS}
     for name, attempt in todo:
-        if (name, attempt) in done or (wanted and name not in wanted):
+        if (name, attempt) in done or name not in wanted:
             continue
         candidate, tiers = out / "candidates" / name.replace(" ", "-"), (1, 2, 3)
         checkout("candidate", base.commit, candidate, {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from dualpath.cli.gates import gate_command
 from dualpath.core.errors import PlanError
 from dualpath.gate.gate import Request, gate
 from dualpath.gate.verdict import Verdict
+from dualpath.provenance import host
 from synthetic import S, link, turn, write_run
 
 PROGRAM = "import shutil, sys\nshutil.copytree('run', sys.argv[1])\n"
@@ -96,18 +98,40 @@ def test_a_difference_that_was_found_stays_found_beside_a_void_part(tmp_path: Pa
     assert found.exit_code == 1
 
 
+def _nights(path: Path, levels: Sequence[float]) -> None:
+    here = {name: host()[name] for name in ("cpu", "cores")}
+    nights = [
+        {"commit": f"c{number}", "at": "then", "host": here, "values": {"jct": level + 0.0001 * (number % 3)}}
+        for number, level in enumerate(levels)
+    ]
+    path.write_text("".join(json.dumps(night) + "\n" for night in nights))
+
+
 def test_nights_are_kept_and_a_rise_over_them_fails(tmp_path: Path) -> None:
-    text = WALL + '[nightly]\nhistory = "history.jsonl"\n'
-    history = tmp_path / "history.jsonl"
-    night = {"commit": "c", "at": "then"}
-    lines = [{**night, "values": {"jct": 0.9 + 0.001 * (each % 3)}} for each in range(20)]
-    lines += [{**night, "values": {"jct": 1.0}}] * 10
-    history.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text, history = WALL + '[nightly]\nhistory = "history.jsonl"\n', tmp_path / "history.jsonl"
+    _nights(history, [0.9] * 20 + [1.0] * 10)
     found = _gate(tmp_path, text, _checkout(tmp_path / "a"), _checkout(tmp_path / "b"))
     assert [(each.tier, each.status) for each in found.findings] == [(3, "pass"), (4, "fail")]
     assert "since night 21 of 31" in found.findings[1].found
+    assert "commit c20" in found.findings[1].why
     assert "base against base" in found.findings[0].why
     assert json.loads(history.read_text().splitlines()[-1])["values"] == {"jct": 1.0}
+
+
+@pytest.mark.parametrize("levels", [[0.9] * 20 + [1.0] * 20, [0.998] * 20 + [1.0] * 10, [1.1] * 20 + [1.0] * 10])
+def test_an_old_a_small_and_a_welcome_change_pass(tmp_path: Path, levels: list[float]) -> None:
+    _nights(tmp_path / "history.jsonl", levels)
+    text = WALL + '[nightly]\nhistory = "history.jsonl"\n'
+    found = _gate(tmp_path, text, _checkout(tmp_path / "a"), _checkout(tmp_path / "b"))
+    assert [each.status for each in found.findings] == ["pass", "pass"]
+    assert "since night 21" in found.findings[1].found
+
+
+def test_where_nothing_was_measured_nothing_is_kept(tmp_path: Path) -> None:
+    text = WALL.replace("python", "no-such-program") + '[nightly]\nhistory = "history.jsonl"\n'
+    found = _gate(tmp_path, text, _checkout(tmp_path / "a"), _checkout(tmp_path / "b"))
+    assert found.exit_code == 2
+    assert not (tmp_path / "history.jsonl").exists()
 
 
 def test_commits_are_cloned_and_run_their_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +155,26 @@ def test_commits_are_cloned_and_run_their_own_code(tmp_path: Path, monkeypatch: 
     )
     with pytest.raises(PlanError, match="neither a folder nor a commit"):
         gate(Request(spec, "no-such", "HEAD", tmp_path / "out"), lambda line: None)
+    # from a hook of another repository, to a relative folder whose name has a blank
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    assert gate(Request(spec, "HEAD^", "HEAD", Path("out of it")), lambda line: None).status == "fail"
+    assert (repository / "out of it" / "rows" / "run" / "base" / "run.json").exists()
+
+
+def test_a_folder_where_the_clone_should_be_is_never_taken_for_the_repository_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = _checkout(tmp_path / "repository")
+    git = ["git", "-C", str(repository), "-c", "user.name=t", "-c", "user.email=t@t"]
+    for command in (["init", "--quiet"], ["add", "-A"], ["commit", "--quiet", "-m", "x"]):
+        subprocess.run([*git, *command], check=True)
+    (repository / "program.py").write_text("not committed")
+    (repository / "out" / "base").mkdir(parents=True)
+    (tmp_path / "gate.toml").write_text('name = "small"\n' + COUNTERS)
+    monkeypatch.chdir(repository)
+    with pytest.raises(PlanError, match="no clone; delete it"):
+        gate(Request(tmp_path / "gate.toml", "HEAD", "HEAD", Path("out")), lambda line: None)
+    assert (repository / "program.py").read_text() == "not committed"
 
 
 def test_the_command_prints_a_table_and_one_object_and_writes_the_jobs_summary(

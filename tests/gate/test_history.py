@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dualpath.core.errors import RunError
-from dualpath.gate.history import append, changes, load, series
+from dualpath.gate.history import Night, append, changes, load, series
+
+HERE = {"cpu": "one", "cores": 2}
 
 
 def test_a_level_series_has_no_change_and_chance_is_rarely_taken_for_one() -> None:
@@ -34,9 +36,11 @@ def test_two_steps_are_both_found() -> None:
 def test_nights_are_kept_line_by_line_and_a_cut_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "history.jsonl"
     assert load(path) == []
-    append(path, {"at": "1", "values": {"jct": 2.0, "events": 3}})
-    append(path, {"at": "2", "values": {"jct": 2.5}})
-    assert series(load(path)) == {"jct": [2.0, 2.5], "events": [3.0]}
+    append(path, {"at": "1", "commit": "a", "host": HERE, "values": {"jct": 2.0, "events": 3}})
+    append(path, {"at": "2", "commit": "b", "host": HERE, "values": {"jct": 2.5}})
+    found = series(load(path), HERE)
+    assert found == {"jct": [Night(2.0, "1", "a"), Night(2.5, "2", "b")], "events": [Night(3.0, "1", "a")]}
+    assert series(load(path), {"cpu": "another", "cores": 2}) == {}
     for text, words in (('{"values": ', "line 3: not JSON"), ("[]", "line 3: no object")):
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]) + text + "\n")
         with pytest.raises(RunError, match=words):

@@ -32,7 +32,8 @@ def test_two_per_cent_more_work_are_seen_and_none_is_not(tmp_path: Path) -> None
     candidate = LOOP.format(num=50_000) + LOOP.format(num=51_000).replace("a_loop", "another")
     sides = (_side(tmp_path, "base", base), _side(tmp_path, "candidate", candidate))
     same, more = instructions.measure(PROBE, *sides, tmp_path / "out")
-    assert (same.tier, same.name, same.status, same.why) == (2, "a loop", "pass", "")
+    assert (same.tier, same.name, same.status) == (2, "a loop", "pass")
+    assert "differs between the sides" in same.why
     assert (more.name, more.status) == ("another", "fail")
     assert more.ratio is not None
     assert 1.015 < more.ratio < 1.025
@@ -58,6 +59,5 @@ def test_without_valgrind_the_tier_is_void(tmp_path: Path, monkeypatch: pytest.M
 
 def test_outside_valgrind_nothing_is_counted_and_that_is_said(tmp_path: Path) -> None:
     counter = Callgrind(tmp_path / "callgrind")
-    assert not counter.is_running
     with pytest.raises(RunError, match="left no count"):
         counter.count(lambda: None)

@@ -54,8 +54,8 @@ def test_a_difference_below_the_floor_is_none() -> None:
 
 
 def test_the_limit_is_widened_to_what_base_against_base_shows() -> None:
-    base, noisy, quiet = [1.0] * 4, [1.06, 0.95, 1.05, 0.96], [1.0] * 4
-    candidate = [1.03] * 4
+    base, noisy, quiet = [1.0] * 4, [1.03, 0.98, 1.02, 0.99], [1.0] * 4
+    candidate = [1.025] * 4
     (widened,) = judge(_probe(), _columns(base, candidate, noisy))
     assert widened.status == "pass"
     assert "widened to" in widened.limit
@@ -72,3 +72,17 @@ def test_each_benchmark_is_judged_and_sides_must_have_the_same() -> None:
     assert [(each.name, each.status) for each in found] == [("w: a", "pass"), ("w: b", "fail")]
     (void,) = judge(_probe(measure="benchmarks"), {"base": base, "candidate": [*slower[:3], {"a": 1.0}]})
     assert (void.status, void.why) == ("void", "only one side has b")
+
+
+def test_a_machine_that_is_noisier_than_twice_the_limit_cannot_judge() -> None:
+    base, noisy = [1.0] * 4, [1.6, 1.0, 1.0, 1.0]
+    (found,) = judge(_probe(limit=0.02), _columns(base, [1.1] * 4, noisy))
+    assert found.status == "void"
+    assert "too noisy to judge" in found.why
+
+
+def test_what_is_no_time_is_void() -> None:
+    for odd in (float("nan"), float("inf"), 0.0):
+        (found,) = judge(_probe(), _columns([1.0] * 4, [1.0, odd, 1.0, 1.0]))
+        assert found.status == "void"
+        assert "which is no time" in found.why

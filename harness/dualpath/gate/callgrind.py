@@ -25,7 +25,6 @@ _CODE = bytes.fromhex(
     "4889d0"  # mov rax, rdx
     "c3"  # ret
 )
-_RUNNING = 0x1001  # VG_USERREQ__RUNNING_ON_VALGRIND
 _TOOL = ord("C") << 24 | ord("T") << 16
 _DUMP, _ZERO, _START, _STOP = _TOOL, _TOOL + 1, _TOOL + 4, _TOOL + 5
 _TOTALS = re.compile(r"^(?:totals|summary): (\d+)", re.MULTILINE)
@@ -43,10 +42,6 @@ class Callgrind:
         address = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
         kind = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.POINTER(ctypes.c_uint64), ctypes.c_uint64)
         self._request = kind(address)
-
-    @property
-    def is_running(self) -> bool:
-        return bool(self._ask(_RUNNING))
 
     def count(self, work: Callable[[], object]) -> int:
         """Instructions of all threads, in user space. Raises RunError where none were counted."""

@@ -94,7 +94,11 @@ def _finding(what: str, counter: Counter, base: Run, candidate: Run) -> Finding:
         (key, ours), (_, theirs) = COUNTERS[counter](base), COUNTERS[counter](candidate)
     except RunError as error:
         return Finding(1, what, "void", "-", "equal", str(error))
-    why = difference(key, ours, theirs)
+    if unlike := set(ours.columns) ^ set(theirs.columns):
+        return Finding(1, what, "void", "-", "equal", f"only one side has a column {min(unlike)!r}")
+    if not ours.height and not theirs.height:
+        return Finding(1, what, "void", "-", "equal", "neither side has a row to compare")
+    why = difference(key, ours, theirs.select(ours.columns))
     rows = f"{theirs.height:,} rows"
     return Finding(1, what, "fail" if why else "pass", f"{rows} differ" if why else f"{rows} equal", "equal", why)
 

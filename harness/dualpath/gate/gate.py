@@ -39,13 +39,14 @@ class Request:
 def gate(request: Request, say: Callable[[str], None]) -> Verdict:
     """Run it; say(line) hears how far it is. Raises PlanError before anything runs, RunError where nothing can be
     written."""
-    spec, out = load_spec(request.spec), request.output
+    spec, out = load_spec(request.spec), request.output.resolve()  # commands run in the sides' folders
     base = checkout("base", request.base, out / "base", spec.base)
     candidate = checkout("candidate", request.candidate, out / "candidate", spec.candidate)
     found: list[Finding] = []
     try:
+        out.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(out / "rows", ignore_errors=True)
-        for finding in _findings(spec, base, candidate, request, say):
+        for finding in _findings(spec, base, candidate, out / "rows", request.tiers, say):
             found.append(finding)
             say(f"  {finding.status}: {finding.name}: {finding.found}")
         if spec.nightly is not None and 4 in request.tiers:
@@ -59,18 +60,17 @@ def gate(request: Request, say: Callable[[str], None]) -> Verdict:
 
 
 def _findings(
-    spec: Spec, base: Side, candidate: Side, request: Request, say: Callable[[str], None]
+    spec: Spec, base: Side, candidate: Side, rows: Path, tiers: Collection[int], say: Callable[[str], None]
 ) -> Iterator[Finding]:
-    rows = request.output / "rows"
-    if 1 in request.tiers:
+    if 1 in tiers:
         for counted in spec.counters:
             say(f"[tier 1] {counted.name}")
             yield from counters.measure(counted, base, candidate, rows / _file_name(counted.name))
-    if 2 in request.tiers and spec.instructions is not None:
+    if 2 in tiers and spec.instructions is not None:
         say("[tier 2] instructions of the hot loops, under callgrind")
         yield from instructions.measure(spec.instructions, base, candidate, rows / "instructions")
-    if 3 in request.tiers:
-        with_noise = spec.nightly is not None and 4 in request.tiers
+    if 3 in tiers:
+        with_noise = spec.nightly is not None and 4 in tiers
         for timed in spec.wall:
             say(f"[tier 3] {timed.name}")
             where = rows / _file_name(timed.name)
@@ -80,21 +80,29 @@ def _findings(
 
 
 def _nights(path: Path, candidate: Side, found: list[Finding]) -> Iterator[Finding]:
-    """Keep what this night measured; a finding for each series whose level has changed for the worse."""
+    """Keep what this night measured; a finding for each series whose level has changed for the worse of late."""
     values = {finding.name: finding.value for finding in found if finding.value is not None}
-    history.append(path, {"at": _now(), "commit": candidate.commit, "values": values})
-    nights = history.load(path)
-    for name, series in history.series(nights).items():
-        changes = history.changes(series)
-        what, limit = f"history of {name}", "no rise"
-        if not changes:
-            yield Finding(4, what, "pass", f"level over {len(series)} nights", limit)
-            continue
-        last = changes[-1]
-        night = nights[last.first]
-        shown = f"{last.after / last.before - 1:+.2%} since night {last.first + 1} of {len(series)}"
-        why = f"{last.before:.6g} before, {last.after:.6g} after {night.get('at')} (commit {night.get('commit')})"
-        yield Finding(4, what, "fail" if last.after > last.before else "pass", shown, limit, why)
+    if not values:
+        return
+    machine = {name: host()[name] for name in ("cpu", "cores")}
+    night = {"at": _now(), "commit": candidate.commit, "host": machine, "values": values}
+    history.append(path, night)
+    for name, nights in history.series(history.load(path), machine).items():
+        if name in values:
+            yield _trend(name, nights)
+
+
+def _trend(name: str, nights: list[history.Night]) -> Finding:
+    what, limit = f"history of {name}", f"no rise of {history.LEAST_RISE:.0%} in {history.RECENT} nights"
+    changes = history.changes([night.value for night in nights])
+    if not changes:
+        return Finding(4, what, "pass", f"level over {len(nights)} nights", limit)
+    last = changes[-1]
+    first, rise = nights[last.first], last.after / last.before - 1
+    is_new = len(nights) - last.first <= history.RECENT
+    why = f"{last.before:.6g} before, {last.after:.6g} after {first.at} (commit {first.commit})"
+    shown = f"{rise:+.2%} since night {last.first + 1} of {len(nights)}"
+    return Finding(4, what, "fail" if rise > history.LEAST_RISE and is_new else "pass", shown, limit, why)
 
 
 def _file_name(name: str) -> str:

@@ -19,11 +19,22 @@ import numpy.typing as npt
 from dualpath.core.errors import RunError
 
 LEAST_NIGHTS = 5  # on each side of a change
-SIGNIFICANCE = 0.01  # how often chance alone may show as much, per split
-_ORDERS = 999  # random ones
+SIGNIFICANCE = 0.001  # how often chance alone may show as much, per split: it is looked at every night
+LEAST_RISE = 0.01  # of a level, that fails
+RECENT = 14  # nights for which it fails; whoever has not undone it by then has accepted it
+_ORDERS = 1999  # random ones
 _SEED = 0
 
 Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """One value of a series."""
+
+    value: float
+    at: str
+    commit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +72,15 @@ def load(path: Path) -> list[dict[str, object]]:
     return nights
 
 
-def series(nights: Iterable[Mapping[str, object]]) -> dict[str, list[float]]:
-    """Values of all nights, by what was measured; a night that lacks one is left out there."""
-    found: dict[str, list[float]] = {}
+def series(nights: Iterable[Mapping[str, object]], machine: Mapping[str, object]) -> dict[str, list[Night]]:
+    """What was measured on machines like this one, by name; a night that lacks one is left out there."""
+    found: dict[str, list[Night]] = {}
     for night in nights:
         values = night["values"]
         assert isinstance(values, dict), "load has checked it"
-        for name, value in values.items():
-            found.setdefault(name, []).append(float(value))
+        if night.get("host") == machine:
+            for name, value in values.items():
+                found.setdefault(name, []).append(Night(float(value), str(night.get("at")), str(night.get("commit"))))
     return found
 
 

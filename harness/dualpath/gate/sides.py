@@ -40,8 +40,9 @@ class Side:
         return f"{self.commit} ({words})" if words else self.commit
 
     def filled(self, text: str, out: Path) -> list[str]:
-        """A specification's command."""
-        return self.command(shlex.split(fill(text, {**self.words, "out": str(out)})))
+        """A specification's command. Words are filled after it is split: a folder's name may have blanks."""
+        words = {**self.words, "out": str(out)}
+        return self.command([fill(word, words) for word in shlex.split(text)])
 
     def command(self, words: Sequence[str]) -> list[str]:
         """`dualpath` and `python` are this side's and this interpreter."""
@@ -86,9 +87,10 @@ def run_together(jobs: Sequence[Job]) -> list[Ran]:
     """All at once, for what does not mind; in order. Ctrl-C ends them, too."""
     started_s = time.monotonic()
     found: list[Ran] = []
+    processes: list[subprocess.Popen[bytes] | str] = []
     with ExitStack() as open_ones:
-        processes = [_start(job, open_ones) for job in jobs]
         try:
+            processes += (_start(job, open_ones) for job in jobs)
             for job, process in zip(jobs, processes, strict=True):
                 problem = process if isinstance(process, str) else _problem(job, process.wait())
                 found.append(Ran(job.out, time.monotonic() - started_s, problem))
@@ -141,14 +143,19 @@ def checkout(label: Label, where: str, into: Path, words: Words) -> Side:
         root.parent.mkdir(parents=True, exist_ok=True)
         if _git(Path(), "clone", "--quiet", "--shared", "--no-checkout", source, str(root)) is None:
             raise PlanError(f"--{label} {where}: cannot be cloned to {root}; choose another -o")
+    if _git(root, "rev-parse", "--show-toplevel") != str(root):  # git would look for one further up
+        raise PlanError(f"--{label} {where}: {root} is there, but no clone; delete it, or choose another -o")
     if _git(root, "checkout", "--quiet", "--force", "--detach", commit) is None:
         raise PlanError(f"--{label} {where}: {root} cannot be set to {commit}; delete it, or choose another -o")
     return Side(label, root, commit, words)
 
 
 def _git(where: Path, *arguments: str) -> str | None:
+    """What it says; None where it fails. In a hook, git's variables name another repository than the folder's."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(where), *arguments]
     try:
-        found = subprocess.run(["git", "-C", str(where), *arguments], capture_output=True, text=True, check=False)
+        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     except OSError:
         return None
     return found.stdout.strip() if found.returncode == 0 else None

@@ -2,13 +2,15 @@
 
 The candidate may take `limit` longer; it fails where that is not shown with 95 % confidence, and what it seems to add
 is above `floor_s`. With a second run of the base in each pair (tier 4) the limit is widened to what base against base
-shows: what the machine does by itself is no change of the code.
+shows: what the machine does by itself is no change of the code. A machine that does more than MOST_WIDENED times the
+limit by itself cannot judge: void.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean
@@ -23,6 +25,7 @@ from dualpath.results.bound import jct_s
 from dualpath.results.compare import compare
 from dualpath.results.run import Run
 
+MOST_WIDENED = 2
 BENCHMARKS = "benchmarks.json"  # in {out}
 Times = dict[str, float]  # by what was timed: the command itself, or each of its benchmarks
 Sample = tuple[Times, Path]  # and what the command left
@@ -76,8 +79,12 @@ def judge(probe: Wall, columns: dict[str, list[Times]], remark: str = "") -> lis
     """columns: base, candidate, and `again` where the base ran twice: [pairs] each."""
     names = list(columns["base"][0])
     for times in itertools.chain(*columns.values()):
+        why = ""
         if unlike := set(names) ^ set(times):
             why = f"only one side has {min(unlike)}"
+        elif odd := [name for name in names if not 0 < times[name] < math.inf]:
+            why = f"{odd[0]} is {times[odd[0]]}, which is no time"
+        if why:
             return [Finding(3, probe.name, "void", "-", _limit(probe, probe.limit), why)]
     return [
         _judge(probe, name, {column: [each[name] for each in found] for column, found in columns.items()}, remark)
@@ -90,16 +97,18 @@ def _judge(probe: Wall, name: str, columns: dict[str, list[float]], remark: str)
     found = paired_ratio(base, candidate)
     noise = paired_ratio(base, columns["again"]) if "again" in columns else None
     allowed = max(probe.limit, max(noise.high, 1 / noise.low) - 1 if noise else 0.0)
+    is_noisy = allowed > MOST_WIDENED * probe.limit
     is_worse = found.high > 1 + allowed and mean(candidate) - mean(base) > probe.floor_s
     remarks = (
         f"{mean(base):.4g} s in base, {mean(candidate):.4g} s in candidate" if is_worse else "",
         f"base against base {noise.text}" if noise else "",
+        f"too noisy to judge: above {MOST_WIDENED} times the limit" if is_noisy else "",
         remark,
     )
     return Finding(
         tier=3,
         name=f"{probe.name}: {name}" if probe.measure == "benchmarks" else probe.name,
-        status="fail" if is_worse else "pass",
+        status="void" if is_noisy else "fail" if is_worse else "pass",
         found=found.text,
         limit=_limit(probe, allowed),
         why="; ".join(filter(None, remarks)),
