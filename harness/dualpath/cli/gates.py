@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from dualpath.cli.shared import JSON, PATH, console, example, print_json, show_table
-from dualpath.core.errors import PlanError
+from dualpath.core.errors import PlanError, RunError
 from dualpath.gate.gate import TIERS, Request, gate
 from dualpath.report.table import table
 
@@ -42,8 +42,7 @@ def gate_command(
     wanted = tuple(map(int, tiers)) or TIERS
     verdict = gate(Request(spec, base, candidate, output, wanted), lambda line: click.echo(line, err=True))
     if github and summary:
-        with Path(summary).open("a", encoding="utf-8") as page:
-            page.write(verdict.as_markdown())
+        _append(Path(summary), verdict.as_markdown())
     show_table(table("", ("tier|", "what|", "verdict|", "candidate against base|", "limit|"), verdict.rows()))
     shown = console()
     for reason in verdict.reasons:
@@ -51,3 +50,11 @@ def gate_command(
     shown.print(verdict.headline, soft_wrap=True, markup=False)
     print_json(as_json, verdict.as_json())
     return verdict.exit_code
+
+
+def _append(summary: Path, text: str) -> None:
+    try:
+        with summary.open("a", encoding="utf-8") as page:
+            page.write(text)
+    except OSError as error:
+        raise RunError(f"--github: {summary} (GITHUB_STEP_SUMMARY) cannot be written: {error.strerror}") from None

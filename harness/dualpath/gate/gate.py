@@ -42,6 +42,8 @@ def gate(request: Request, say: Callable[[str], None]) -> Verdict:
     spec, out = load_spec(request.spec), request.output.resolve()  # commands run in the sides' folders
     base = checkout("base", request.base, out / "base", spec.base)
     candidate = checkout("candidate", request.candidate, out / "candidate", spec.candidate)
+    if (base.commit, base.words) == (candidate.commit, candidate.words):
+        say(f"base and candidate are the same, {base}: this gate says what the machine does")
     found: list[Finding] = []
     try:
         out.mkdir(parents=True, exist_ok=True)
