@@ -32,7 +32,20 @@ def test_by_hand(tmp_path: Path) -> None:
     assert found.trajectories == 2
     assert (found.speed_up.low, found.speed_up.high) == (2.0, 2.0)  # one repeat has no range
     assert found.trajectory_speed_up.value == 1.5
-    assert (found.trajectory_speed_up.low, found.trajectory_speed_up.high) == (1.0, 2.0)  # only y, only x
+    assert not found.trajectory_speed_up.is_known  # of two trajectories
+    assert not found.trajectory_jct_difference_s.is_known
+
+
+def test_an_interval_needs_six_trajectories(tmp_path: Path) -> None:
+    """x is twice as fast in B, the others are not: drawn often enough, or not at all, x decides on the ends."""
+    for others in (4, 5):
+        names = [f"y{index}" for index in range(others)]
+        a = _run(tmp_path / f"a{others}", {"x": 8, **dict.fromkeys(names, 8)})
+        b = _run(tmp_path / f"b{others}", {"x": 4, **dict.fromkeys(names, 8)})
+        found = compare(a, b)
+        assert found.trajectory_speed_up.is_known == found.trajectory_jct_difference_s.is_known == (others == 5)
+    assert found.trajectory_speed_up.low == 1.0
+    assert found.trajectory_speed_up.high in {6 / (6 - each / 2) for each in range(2, 7)}, "a sample, as it is"
 
 
 def test_the_interval_is_seeded(tmp_path: Path) -> None:

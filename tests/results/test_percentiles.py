@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from dualpath.results.intervals import resamples
+from dualpath.results.intervals import FEWEST_GROUPS, resamples
 from dualpath.results.percentiles import percentile_intervals
+from dualpath.results.student import expanded_tail
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,9 +23,11 @@ def test_a_percentile_is_one_of_the_values() -> None:
 
 
 def test_turns_of_one_trajectory_stay_together() -> None:
-    """Two agents: what is drawn is both, or one of them twice."""
-    (found,) = _of([1.0, 1.0, 1.0, 9.0, 9.0, 9.0], [0, 0, 0, 1, 1, 1], 0.5)
+    """Six agents: which are drawn decides on which side the median is."""
+    (found,) = _of([1.0] * 9 + [9.0] * 9, [index // 3 for index in range(18)], 0.5)
     assert found == (1.0, 1.0, 9.0)
+    (few,) = _of([1.0] * 9 + [9.0] * 6, [index // 3 for index in range(15)], 0.5)
+    assert few == (1.0, -math.inf, math.inf), "five: too few"
     (narrow,) = _of([1.0, 9.0] * 50, list(range(100)), 0.9)
     assert narrow == (9.0, 9.0, 9.0)
 
@@ -40,7 +43,7 @@ def test_failures_are_infinite_and_show_from_the_percentile_on_that_they_reach()
 
 
 def test_turns_without_a_value_are_left_out() -> None:
-    assert _of([math.nan, 2.0, math.nan], [0, 1, 2], 0.5) == [(2.0, 2.0, 2.0)]
+    assert _of([math.nan, 2.0, math.nan], [0, 1, 2], 0.5) == [(2.0, -math.inf, math.inf)]
     assert _of([math.nan], [0], 0.5, 0.9) == [None, None]
 
 
@@ -59,7 +62,7 @@ _LATENCY = st.sampled_from([1.0, 2.0, 3.5, 7.0, math.inf, math.nan])
 
 
 @given(
-    turns=st.lists(st.tuples(_LATENCY, st.integers(0, 5)), min_size=1, max_size=40),
+    turns=st.lists(st.tuples(_LATENCY, st.integers(0, 9)), min_size=1, max_size=40),
     quantile=st.sampled_from([0.01, 0.5, 0.95, 0.99, 1.0]),
 )
 def test_it_is_what_writing_out_every_resample_gives(turns: list[tuple[float, int]], quantile: float) -> None:
@@ -85,4 +88,8 @@ def test_it_is_what_writing_out_every_resample_gives(turns: list[tuple[float, in
         samples += [at_rank(values, quantile)] if values else []
     assert found is not None
     assert found.value == at_rank([value for value, _ in turns], quantile)
-    assert (found.low, found.high) == (at_rank(samples, 0.025), at_rank(samples, 0.975))
+    if (num := len({group for _, group in turns})) < FEWEST_GROUPS:
+        assert not found.is_known
+    else:
+        tail = expanded_tail(0.025, num)
+        assert (found.low, found.high) == (at_rank(samples, tail), at_rank(samples, 1 - tail))

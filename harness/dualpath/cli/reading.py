@@ -61,7 +61,9 @@ def compare_command(run_a: Path, run_b: Path, as_json: bool) -> int:
 
 def _show_differences(found: Comparison) -> None:
     def line(name: str, found: Interval | Ratio | None, unit: str, what: str = "95 %") -> None:
-        if found is not None:
+        if isinstance(found, Interval) and not found.is_known:
+            click.echo(f"{name:32} {found.value:9.3f} {unit:2} no interval: too few trajectories")
+        elif found is not None:
             click.echo(f"{name:32} {found.value:9.3f} {unit:2} {what} [{found.low:.3f}, {found.high:.3f}]")
 
     click.echo(f"{found.trajectories} trajectories, paired")

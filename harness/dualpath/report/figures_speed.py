@@ -136,7 +136,9 @@ def speed_ups(evidence: Evidence, baseline_arm: str) -> Figure | None:
             value, interval = found.speed_up.value, found.trajectory_speed_up
             is_outside = value > edge
             place = edge * 0.985 if is_outside else value
-            axes.plot([min(interval.low, edge), min(interval.high, edge)], [row, row], color=colour, lw=5, alpha=0.35)
+            if interval.is_known:
+                ends = [min(interval.low, edge), min(interval.high, edge)]
+                axes.plot(ends, [row, row], color=colour, lw=5, alpha=0.35)
             axes.plot(place, row, ">" if is_outside else "o", color=colour, markersize=7)
             axes.annotate(
                 f"{value:.2f}",
@@ -162,10 +164,10 @@ def speed_ups(evidence: Evidence, baseline_arm: str) -> Figure | None:
         f"speed-up-{baseline_arm}",
         f"Speed-up over {baseline_arm}",
         f"Dot: mean JCT of {baseline_arm} divided by that of the arm; right of 1 is faster. Bar: 95 % interval of "
-        "the ratio of mean trajectory times, paired and resampled by trajectory: another number than the dot, which "
-        "the last trajectory alone decides. The machine's noise is shown by A against A. Dotted: the ratio of storage "
-        "NICs the two may read with, the most that loading alone can bring. An arrow stands for a value beyond the "
-        "edge (oracle reads nothing).",
+        "the ratio of mean trajectory times, paired and resampled by trajectory (none where they are too few): another "
+        "number than the dot, which the last trajectory alone decides. The machine's noise is shown by A against A. "
+        "Dotted: the ratio of storage NICs the two may read with, the most that loading alone can bring. An "
+        "arrow stands for a value beyond the edge (oracle reads nothing).",
     )
 
 

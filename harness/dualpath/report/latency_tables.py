@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from dualpath.report.cells import Evidence
 from dualpath.report.table import NONE, Table, number, table
-from dualpath.results.intervals import Interval
+from dualpath.results.intervals import FEWEST_GROUPS, Interval
 from dualpath.results.latencies import LATENCIES, Latency, latencies
 from dualpath.results.run import Run
 from dualpath.results.send_lag import FLOOR_NS, RULE, SHARE, SendLag, send_lag
@@ -17,7 +17,8 @@ DEGRADED = "DEGRADED"
 _SENT = ("ttft", "turn_latency")  # latencies that a send lag is part of
 _HOW = (
     "Latency counts from when a turn was due; the whole turn ends with its last token. Intervals in brackets are 95 % "
-    "bootstraps, the wider one of resampling trajectories and of resampling stretches of time. Worth: as how many "
+    "bootstraps: of trajectories and of stretches of time, their half-widths added in quadrature; [–]: fewer than "
+    f"{FEWEST_GROUPS} of either, too few independent turns for one. Worth: as how many "
     "independent turns the autocorrelated series of turns counts. A failed turn, or one that a run cut short did not "
     "come to, has infinite latency."
 )
@@ -109,7 +110,8 @@ def differences(evidence: Evidence) -> Table:
         ("cluster|", "arm|", "less the arm|", "trajectory, s [95 %]", *names),
         rows,
         "Mean of what trajectories, and their turns, take longer in an arm than in the other: below 0 it is faster. "
-        "Paired trajectory by trajectory; 95 % bootstrap intervals, resampled by trajectory.",
+        "Paired trajectory by trajectory; 95 % bootstrap intervals, resampled by trajectory; [–]: fewer than "
+        f"{FEWEST_GROUPS} trajectories, too few for one.",
     )
 
 
@@ -139,6 +141,8 @@ def _interval(found: Interval | None, scale: float = 1e-6) -> str:
     """scale: from ns to ms, unless told otherwise."""
     if found is None:
         return NONE
+    if not found.is_known:
+        return f"{_shown(found.value, scale)} [{NONE}]"
     value, low, high = (_shown(each, scale) for each in (found.value, found.low, found.high))
     return f"{value} [{low}, {high}]"
 

@@ -80,9 +80,11 @@ def per_cent(value: float | None) -> str:
 
 
 def times(interval: Interval | None) -> str:
-    """A ratio with its interval: 1.95× [1.90, 1.97]."""
+    """A ratio with its interval: 1.95× [1.90, 1.97]; [–]: too few for one."""
     if interval is None:
         return NONE
+    if not interval.is_known:
+        return Shown.of(f"{interval.value:.2f}× [{NONE}]", value=interval.value)
     value, low, high = interval.value, interval.low, interval.high
     return Shown.of(f"{value:.2f}× [{low:.2f}, {high:.2f}]", value=value, low=low, high=high)
 

@@ -3,7 +3,8 @@
 A JCT is the end of one trajectory, the last: resampling trajectories would only ask whether that one was drawn, and
 even A against A would exclude 1. So the ratio of JCTs comes with its range over repeats, and the intervals are of
 means over trajectories. They cover which trajectories happened to be in the run; these share links, so they are not
-independent. What the machine's noise does is shown by A against A (bound.noise), not by these.
+independent. Of few trajectories there is none (intervals.py). What the machine's noise does is shown by A against A
+(bound.noise), not by these.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from dualpath.core.errors import RunError
-from dualpath.results.intervals import LEVEL, RESAMPLES, Interval, resamples
+from dualpath.results.intervals import RESAMPLES, Interval, resamples, spread
 from dualpath.results.latencies import LATENCIES, LatencyName
 from dualpath.results.metrics import NS_PER_S, per_trajectory, per_turn
 from dualpath.results.run import Run, require_result
@@ -85,8 +86,8 @@ def compare(
         b=tuple(str(run.directory) for run in b),
         trajectories=count,
         speed_up=_ratio(ends_a.max(axis=1), ends_b.max(axis=1), paired=paired),
-        trajectory_speed_up=_interval(jcts_a.sum() / jcts_b.sum(), ratios),
-        trajectory_jct_difference_s=_interval(jct_diff.mean() / NS_PER_S, jct_diffs, NS_PER_S),
+        trajectory_speed_up=_interval(jcts_a.sum() / jcts_b.sum(), ratios, count),
+        trajectory_jct_difference_s=_interval(jct_diff.mean() / NS_PER_S, jct_diffs, count, NS_PER_S),
         latency_differences_s=_differences(sums, nums, np.concatenate(latency_diffs)),
         is_paired_by_repeat=paired,
     )
@@ -176,7 +177,8 @@ def _differences(sums: Array, nums: Array, samples: Array) -> dict[LatencyName, 
     found: dict[LatencyName, Interval | None] = {}
     for column, name in enumerate(LATENCIES):
         drawn = samples[~np.isnan(samples[:, column]), column]  # a resample may hold no turn that has it
-        found[name] = _interval(means[column] / NS_PER_S, [drawn], NS_PER_S) if len(drawn) else None
+        count = int(np.count_nonzero(nums[:, column]))
+        found[name] = _interval(means[column] / NS_PER_S, [drawn], count, NS_PER_S) if count else None
     return found
 
 
@@ -192,7 +194,6 @@ def _ratio(a: Array, b: Array, *, paired: bool) -> Ratio:
     return Ratio(float(a.mean() / b.mean()), float(pairs.min()), float(pairs.max()), len(pairs))
 
 
-def _interval(value: float, samples: list[Array], divisor: float = 1.0) -> Interval:
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(np.concatenate(samples) / divisor, [tail, 1 - tail])
-    return Interval(float(value), float(low), float(high))
+def _interval(value: float, samples: list[Array], count: int, divisor: float = 1.0) -> Interval:
+    """count: trajectories that were resampled."""
+    return spread(float(value), np.concatenate(samples) / divisor, count)

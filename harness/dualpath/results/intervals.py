@@ -1,4 +1,18 @@
-"""Intervals by bootstrap: how much a number depends on which trajectories happened to be in the run."""
+"""Intervals by bootstrap: how much a number depends on which trajectories, or times, happened to be in the run.
+
+What is resampled are groups. Few of them make a plain percentile interval too narrow; its ends are read further out
+(student.py). Fewer than 6 give none: 2000 resamples do not reach far enough out, and a series that is worth so little
+does not show how little. Simulated in 1000 runs, the mean of 300 values x[k] = r x[k-1] + noise, whose stretches are
+the groups (effective.py):
+
+    r      an interval is shown in   and misses the truth in
+    0      all                       5 % of all runs
+    0.9    47 %                      7.5 %
+    0.97   2.5 %                     1.5 %
+
+Where most runs show none, those that do are the ones whose series looks less alike than it is: of few groups, an
+interval is to be read with care.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +23,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dualpath.results.student import expanded_tail
+
 LEVEL = 0.95
 RESAMPLES = 2000
+FEWEST_GROUPS = 6
 _CELLS_PER_CHUNK = 4_000_000  # bounds the memory of one chunk of resamples
 
 
@@ -23,19 +40,36 @@ class Interval:
     high: float
     level: float = LEVEL
 
+    @property
+    def is_known(self) -> bool:
+        """False: too few groups; the number may be anything, so the interval is from -inf to inf."""
+        return (self.low, self.high) != (-math.inf, math.inf)
 
-def spread(value: float, samples: npt.NDArray[np.float64]) -> Interval:
-    """samples: [resamples], may be infinite. Its ends are samples, never interpolated: between a number and infinity
-    there is nothing."""
-    ordered, tail = np.sort(samples), (1 - LEVEL) / 2
+
+def spread(value: float, samples: npt.NDArray[np.float64], num_groups: int) -> Interval:
+    """Hesterberg's expanded percentile interval (student.py). samples: [resamples], of so many groups; may be infinite.
+    Its ends are samples, never interpolated: between a number and infinity there is nothing."""
+    if num_groups < FEWEST_GROUPS:
+        return Interval(value, -math.inf, math.inf)
+    ordered, tail = np.sort(samples), expanded_tail((1 - LEVEL) / 2, num_groups)
     ranks = (math.ceil(round(share * len(ordered), 6)) for share in (tail, 1 - tail))  # 50 of 2000, not 50.0...04
     low, high = (ordered[max(rank, 1) - 1] for rank in ranks)
     return Interval(value, float(low), float(high))
 
 
-def wider(one: Interval, other: Interval) -> Interval:
-    """Of the same number: what holds whichever of two ways of resampling is the right one."""
-    return Interval(one.value, min(one.low, other.low), max(one.high, other.high))
+def combined(one: Interval, other: Interval) -> Interval:
+    """Of the same number, where two ways of being alike add up: distances of the ends from it, in quadrature.
+
+    Variances add, less that of single values, which both hold (Cameron, Gelbach and Miller, Robust Inference With
+    Multiway Clustering, 2011). It is not taken off here: an interval is never narrower than the wider of the two, and
+    at most sqrt(2) times too wide, where values are not alike in either way. Of an infinite number: the wider.
+    """
+    value = one.value
+    if math.isinf(value):
+        return Interval(value, min(one.low, other.low), max(one.high, other.high))
+    below = math.hypot(*(max(0.0, value - each.low) for each in (one, other)))
+    above = math.hypot(*(max(0.0, each.high - value) for each in (one, other)))
+    return Interval(value, value - below, value + above)
 
 
 def resamples(num_groups: int, num_cells: int, seed: int, count: int) -> Iterator[npt.NDArray[np.float64]]:

@@ -4,9 +4,10 @@ Every turn that was planned counts. One that failed, or that the run did not com
 infinite latency: a system that drops its slowest turns is not to look fast.
 
 Turns resemble each other in two ways: those of one agent, and those of one time, when queues are as they are. So there
-are two bootstraps, of trajectories and of stretches of time, and an interval is the wider one. How long a stretch is
-follows from the autocorrelation of the turns in the order in which they were due (`effective.py`); of ranks, as a few
-slow turns, or infinite ones, would say nothing of the others.
+are two bootstraps, of trajectories and of stretches of time, and an interval combines both: a turn's luck has a part of
+each, and the wider one alone would leave one out. Where there are too few of either, there is none. How long a stretch
+is follows from the autocorrelation of the turns in the order in which they were due (`effective.py`); of ranks, as a
+few slow turns, or infinite ones, would say nothing of the others.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy.typing as npt
 import polars as pl
 
 from dualpath.results.effective import effective_size, stretches
-from dualpath.results.intervals import Interval, wider
+from dualpath.results.intervals import Interval, combined
 from dualpath.results.means import mean_interval
 from dualpath.results.metrics import per_turn
 from dualpath.results.percentiles import percentile_intervals
@@ -78,7 +79,7 @@ def _latency(turns: pl.DataFrame, name: LatencyName, seed: int) -> Latency:
     values, trajectories = turns[name].to_numpy(), turns["trajectory"].to_numpy()
     effective, in_time = _stretches(turns, name)
     percentiles = [
-        None if one is None or other is None else wider(one, other)
+        None if one is None or other is None else combined(one, other)
         for one, other in zip(
             percentile_intervals(values, trajectories, QUANTILES, seed=seed),
             percentile_intervals(values, in_time, QUANTILES, seed=seed),
@@ -86,7 +87,7 @@ def _latency(turns: pl.DataFrame, name: LatencyName, seed: int) -> Latency:
         )
     ]
     means = [mean_interval(values, groups, seed=seed) for groups in (trajectories, in_time)]
-    mean = None if means[0] is None or means[1] is None else wider(means[0], means[1])
+    mean = None if means[0] is None or means[1] is None else combined(means[0], means[1])
     return Latency(name, len(values), int(np.isinf(values).sum()), effective, mean, *percentiles)
 
 

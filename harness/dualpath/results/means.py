@@ -30,7 +30,8 @@ def mean_interval(
         axis=1,
     )
     samples = [_means(drawn @ parts) for drawn in resamples(num_groups, 3, seed, count)]
-    return spread(float(_means(parts.sum(axis=0, keepdims=True))[0]), np.concatenate(samples))
+    value = float(_means(parts.sum(axis=0, keepdims=True))[0])
+    return spread(value, np.concatenate(samples), int(np.count_nonzero(parts[:, 1])))
 
 
 def _means(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -40,7 +40,8 @@ def percentile_intervals(
             for drawn in resamples(num_groups, cells, seed, count)
         ]
     )
-    return [spread(value, column) for value, column in zip(found.tolist(), samples.T, strict=True)]
+    num = int(np.count_nonzero(sizes))
+    return [spread(value, column, num) for value, column in zip(found.tolist(), samples.T, strict=True)]
 
 
 def _percentiles(values: Values, groups: Groups, drawn: Values, quantiles: Sequence[float]) -> Values:
