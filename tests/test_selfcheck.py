@@ -94,7 +94,9 @@ def test_a_void_run_is_no_verdict(
         return Outcome(plan.output, "void", ("engine 1 was killed",), 0, 1, None)
 
     monkeypatch.setattr(series, "run_plan", broken)
+    (tmp_path / "checks.json").write_text("[]")
     assert called(f"-o {tmp_path}", monkeypatch) == 2
+    assert not (tmp_path / "checks.json").exists(), "of an earlier try: not of this one"
     assert f"void: {tmp_path}/base: engine 1 was killed" in capfd.readouterr().err
 
 

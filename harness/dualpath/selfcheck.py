@@ -62,11 +62,15 @@ class Selfchecked:
 def selfcheck(output: Path, limits: Limits, planted_ms: float = 0.0) -> Selfchecked:
     """Run the stubs and judge the claims. Rows are kept in `output`; whole runs of an earlier try are not run again.
 
-    planted_ms: the stubs' first tokens are later by this, which no claim is told: one must fail. Raises PlanError, or
-    RunError for an output that cannot be used.
+    planted_ms: the stubs' first tokens are later by this, which no claim is told: above limits.allow_ms, one must fail;
+    below, it may pass for what is allowed. Verdicts of an earlier try (checks.json) are removed first. Raises
+    PlanError, or RunError for an output that cannot be used.
     """
     if not 0 <= planted_ms <= 2000:
         raise PlanError(f"--plant-ms is {planted_ms:g}; it must be between 0 and 2000")
+    verdicts = output / "checks.json"
+    if verdicts.exists():
+        verdicts.unlink()
     planted = _later(DELAYS, planted_ms, 0.0)
     base = stub_plan(output, planted)
     late = replace(base, output=output / "late", delays=_later(planted, limits.late_ms, limits.late_ms))
@@ -76,7 +80,7 @@ def selfcheck(output: Path, limits: Limits, planted_ms: float = 0.0) -> Selfchec
         claims += [*_latency_claims(base, limits), *_change_claims(base, late, limits)]
         sustained, outcomes = _sustained_claim(base, limits)
         claims += [] if sustained is None else [sustained]
-        write_checks([claim.as_check() for claim in claims], output / "checks.json")
+        write_checks([claim.as_check() for claim in claims], verdicts)
     failed = [outcome for outcome in outcomes if outcome.status != "ok"]
     void = tuple(f"{outcome.directory}: {'; '.join(outcome.reasons)}" for outcome in failed if not outcome.interrupted)
     return Selfchecked(tuple(claims), void, any(outcome.interrupted for outcome in failed))

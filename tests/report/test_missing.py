@@ -36,6 +36,8 @@ MISSING = {
     "image": lambda axes: axes.imshow([[1.0, math.nan]]),
     "marks": lambda axes: axes.scatter([0, 1], [1.0, math.nan]),
     "map": _heat,
+    "segment": lambda axes: axes.vlines([0, math.nan], 0, 1),
+    "area": lambda axes: axes.fill_between([0, 1, 2, 3, 4], 0, [1.0, 2.0, math.nan, 3.0, 2.0]),
 }
 
 
@@ -59,13 +61,33 @@ def test_where_nothing_is_missing_nothing_is_said() -> None:
         axes.axhline(1)
         axes.fill_between([0, 1], 1, 2)
         axes.barh([0], [0.0])  # a nought that was measured
+        axes.errorbar([0, 1], [1.0, 2.0], yerr=[0.1, 0.2])
+        axes.vlines([0, 1], 0, 1)
 
     assert _draw(whole, GAP).caption == "How fast."
 
 
-def test_no_label_says_nan() -> None:
+def test_the_length_of_an_error_bar_and_an_area_of_nothing_are_missed_too() -> None:
+    with pytest.raises(RunError, match=r"does not exist .*segment of panel 'cpu-1p1d'"):
+        _draw(lambda axes: axes.errorbar([0, 1], [1.0, 2.0], yerr=[0.1, math.nan]))
+    with pytest.raises(RunError, match=r"does not exist .*area of panel 'cpu-1p1d'"):
+        _draw(lambda axes: axes.fill_betweenx([0, 1], 0, [math.nan, math.nan]))
+
+
+SAYING: dict[str, Callable[[Axes], object]] = {
+    "text": lambda axes: axes.text(0, 0, f"{math.nan} ms"),
+    "title": lambda axes: axes.set_title(f"{math.nan} ms", loc="left"),
+    "axis": lambda axes: axes.set_xlabel(f"{math.nan} ms"),
+    "ticks": lambda axes: axes.set_yticks([0, 1], ["1 ms", f"{math.nan} ms"]),
+    "legend": lambda axes: axes.legend(axes.plot([0, 1], [1, 2]), [f"{math.nan} ms"]),
+    "heading": lambda axes: axes.figure.suptitle(f"{math.nan} ms"),
+}
+
+
+@pytest.mark.parametrize("where", SAYING)
+def test_nothing_that_is_written_says_nan(where: str) -> None:
     with pytest.raises(RunError, match="it would say 'nan ms'"):
-        _draw(lambda axes: axes.text(0, 0, f"{math.nan} ms"), GAP)
+        _draw(SAYING[where], GAP)
 
 
 def test_a_bar_without_a_value_is_marked_and_explained() -> None:

@@ -25,7 +25,7 @@ def _limit(name: str, text: str) -> Callable[[Any], Any]:
     name="selfcheck",
     epilog=example(
         "dualpath selfcheck -o SELFCHECK                         # half a minute, on an otherwise idle machine",
-        "dualpath selfcheck -o PLANTED --plant-ms 20             # must fail: shows that it can",
+        "dualpath selfcheck -o PLANTED --plant-ms 20             # above --allow-ms: must fail, shows that it can",
         "dualpath selfcheck -o STRICT --allow-ms 2 --turns-per-s 400 --json",
     ),
 )
@@ -35,7 +35,12 @@ def _limit(name: str, text: str) -> Callable[[Any], Any]:
 @_limit("late_ms", "Answers later by this are seen as later by this, to a third.")
 @_limit("turns_per_s", "So many turns per second can be offered ...")
 @_limit("lag_ms", "... before releases are later than this (p99).")
-@click.option("--plant-ms", type=float, default=0.0, help="Make first tokens later by this, and tell no claim.")
+@click.option(
+    "--plant-ms",
+    type=float,
+    default=0.0,
+    help="Make first tokens later by this, and tell no claim: above --allow-ms, one must fail.",
+)
 @JSON
 def selfcheck_command(output: Path, plant_ms: float, as_json: bool, **limits: float) -> int:
     """Measure the instrument: engines that answer after known delays stand in, and what is measured must agree.

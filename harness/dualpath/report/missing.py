@@ -1,6 +1,8 @@
 """A figure draws no point that does not exist: not as 0, not as a line across its place.
 
 What is missing is either left out, or given to matplotlib as NaN, which draws a gap, and then the caption must say so.
+Not seen is a missing end of an area between lines: matplotlib cuts it off before there is anything to look at. Missing
+in the middle it leaves two areas, of nothing at all none.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure as Drawing
 from matplotlib.patches import Rectangle, StepPatch
 
@@ -25,8 +28,7 @@ def note(drawing: Drawing, id: str, gaps: str) -> str:
 
     Raises RunError where there are some and `gaps` is empty, and where a number that does not exist is written out.
     """
-    texts = [text.get_text() for axes in drawing.axes for text in axes.texts]
-    for text in texts:
+    for text in _texts(drawing):
         if _NO_NUMBER.search(text):
             raise RunError(f"figure {id}: it would say {text!r}, which is no number; leave it out")
     found = [gap for axes in drawing.axes for gap in _gaps(axes)]
@@ -36,7 +38,7 @@ def note(drawing: Drawing, id: str, gaps: str) -> str:
             "out, or pass `gaps`, a sentence for the caption that says why it is missing"
         )
     words = [gaps] if found else []
-    if _NO_VALUE in texts:
+    if any(text.get_text() == _NO_VALUE for axes in drawing.axes for text in axes.texts):
         words.append(f"“{_NO_VALUE}”: the run is missing or void, or has no such value.")
     return " ".join(words)
 
@@ -54,6 +56,17 @@ def mark(axes: Axes, row: float) -> None:
         style="italic",
         color=SOFT_INK,
     )
+
+
+def _texts(drawing: Drawing) -> Iterator[str]:
+    """All that is written: titles, labels, ticks, legends and notes."""
+    for axes in drawing.axes:
+        written = [*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label]
+        if (legend := axes.get_legend()) is not None:
+            written += legend.get_texts()
+        yield from (text.get_text() for text in written)
+        yield from (axes.get_title(loc=loc) for loc in ("left", "center", "right"))
+    yield drawing.get_suptitle()
 
 
 def _gaps(axes: Axes) -> Iterator[str]:
@@ -76,5 +89,9 @@ def _values(axes: Axes) -> Iterator[tuple[str, object]]:
         yield "image", image.get_array()
     for collection in axes.collections:
         yield "marks", collection.get_offsets()
+        if isinstance(collection, LineCollection):  # get_segments() leaves out what is missing
+            yield from (("segment", path.vertices) for path in collection.get_paths())
+        elif isinstance(collection, PolyCollection) and collection.get_array() is None:
+            yield "area", 0.0 if len(collection.get_paths()) == 1 else np.nan
         if collection.get_array() is not None:
             yield "map", collection.get_array()
