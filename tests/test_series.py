@@ -62,4 +62,6 @@ def test_another_commit_cluster_or_trace_is_another_run(
     monkeypatch.setattr(series, "repository", lambda: {"commit": "c0ffee", "dirty": False})
     assert run_series(steps, replace=True) == []
     monkeypatch.setattr(series, "repository", lambda: {"commit": "c0ffee", "dirty": True})
+    with pytest.raises(RunError, match="with uncommitted changes, then or now"):
+        run_series(steps, replace=False)
     assert len(run_series(steps, replace=True)) == 2

@@ -2,9 +2,10 @@
 
     rates -> bisection (core) -> runs (series) -> latencies in the judged window -> verdicts -> bracket and interval
 
-Every repeat draws its own arrivals and is bisected by itself, so that repeats say how sure the answer is
-(results/capacity.py). Runs stay where they are: a search that is begun again keeps those that are whole, and judges
-them anew, so another SLO costs only the rates that it asks for in addition.
+Every repeat has a seed of its own and is bisected by itself, so that repeats say how sure the answer is
+(results/capacity.py). The seed draws when agents arrive, their tools' times (--gap-s), and, where the trace has fewer
+agents than are asked for, whose trajectories are copied. Runs stay where they are: a search that is begun again keeps
+those that are whole, and judges them anew, so another SLO costs only the rates that it asks for in addition.
 """
 
 from __future__ import annotations
@@ -101,8 +102,9 @@ class Search:
 def search(wanted: Search) -> Searched:
     """Run what is not there yet, round by round: in each, the next rate of every arm and repeat.
 
-    Bad input raises a DualpathError before anything runs. A void run decides nothing and ends the search, as Ctrl-C
-    does; what is whole is kept, and the search goes on from there when it is begun again.
+    Bad input raises a DualpathError before anything runs; a run that was judged in a window without a turn raises
+    RunError, and is kept. A void run decides nothing and ends the search, as Ctrl-C does; what is whole is kept, and
+    the search goes on from there when it is begun again.
     """
     rows: dict[Probe, Row] = {}
     found = Searched(wanted.arms, wanted.repeats, wanted.rates, wanted.slo, wanted.rule, rows)

@@ -39,16 +39,13 @@ def run_plan(plan: Plan, progress: Callable[[int, int], None]) -> Outcome:
 def run_series(steps: Sequence[Step], *, replace: bool) -> list[Outcome]:
     """Run what is not done yet; stops where a run is interrupted. Returns the outcomes of what was run.
 
-    A void run is run again. A whole run of another plan, trace, cluster or commit is deleted with `replace`, else
-    raises RunError before anything runs.
+    A void run is run again. A whole run of another plan, trace, cluster or commit, or of uncommitted changes, is
+    deleted with `replace`, else raises RunError before anything runs.
     """
     done = {step.name for step in steps if is_done(step.plan)}
     for step in steps:
         if not replace and step.name not in done and _status(step.plan) == "ok":
-            raise RunError(
-                f"{step.plan.output}: holds a run of another plan, trace, cluster or commit; choose another -o, or "
-                "delete it"
-            )
+            raise RunError(f"{step.plan.output}: {_why_not_done(step.plan)}; choose another -o, or delete it")
     outcomes: list[Outcome] = []
     with StepProgress(len(steps)) as progress:
         for step in steps:
@@ -75,13 +72,25 @@ def is_done(plan: Plan) -> bool:
     """Whether the directory holds a whole run of this plan on this trace and cluster, made by this very commit; of the
     simulator, by these very sources and constants."""
     facts = _facts(plan)
-    if facts.get("status") != "ok":
-        return False
+    return facts.get("status") == "ok" and _same_work(plan, facts) and _same_code(plan, facts)
+
+
+def _why_not_done(plan: Plan) -> str:
+    """Of a whole run."""
+    facts = _facts(plan)
+    if plan.backend != "sim" and _same_work(plan, facts) and facts.get("commit") == repository()["commit"]:
+        return (
+            "holds a run of this very plan and commit, but with uncommitted changes, then or now, it cannot be told "
+            "whether it was the same code; commit them"
+        )
+    return "holds a run of another plan, trace, cluster or commit"
+
+
+def _same_work(plan: Plan, facts: dict[str, Any]) -> bool:
     with TraceFile.open(plan.trace) as trace:
         same_trace = facts.get("trace", {}).get("sha256") == trace.sha256
     described = json.loads(json.dumps(describe(plan, _cluster(plan))))
-    same_plan = all(facts.get(key) == value for key, value in described.items())
-    return same_trace and same_plan and _same_code(plan, facts)
+    return same_trace and all(facts.get(key) == value for key, value in described.items())
 
 
 def _same_code(plan: Plan, facts: dict[str, Any]) -> bool:

@@ -61,6 +61,15 @@ def test_arrivals_that_leave_a_gap_or_end_early_are_judged_where_turns_are(tmp_p
     assert (judged.stop.window, judged.turns) == (1, 1)
 
 
+def test_a_window_in_which_no_turn_fell_due_decides_nothing(tmp_path: Path) -> None:
+    """Its latencies are none, and none is above a limit."""
+    feed = {"mode": "online", "rate_per_s": 1.0}
+    run = Run.load(write_run(tmp_path / "run", [turn("late", 0, 12 * S, 13 * S)], feed=feed))
+    with pytest.raises(RunError, match=r"no turn fell due from 0 to 10 s, .* \(--arrivals-s, or more --agents\)"):
+        offered(run, SLO, window_s=10)
+    assert offered(run, SLO, window_s=20).turns == 1
+
+
 def test_a_void_run_decides_nothing(tmp_path: Path) -> None:
     run = online(tmp_path / "run", [1.0], status="void", reasons=["interrupted"])
     with pytest.raises(RunError, match="void"):

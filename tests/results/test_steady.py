@@ -74,7 +74,8 @@ def test_the_papers_rule_takes_the_first_window_that_is_as_fast_as_half_an_hour_
     ("ttft_s", "reason"),
     [
         ([2.0] * 9 + [4.1] * 3, "not steady: overloaded at 600 s"),
-        ([2.0] * 30, "not steady: arrivals ended at 1500 s"),
+        ([2.0] * 30, "not steady: arrivals ended after about 1500 s"),
+        ([2.0], "not steady: arrivals ended after about 50 s"),  # long before the window does
     ],
 )
 def test_a_run_that_is_never_steady_has_no_window(tmp_path: Path, ttft_s: list[float], reason: str) -> None:

@@ -21,6 +21,8 @@ BACK = 12  # windows of 150 s in half an hour
         ([1.0] * 5, Stop(4, "arrivals ended")),  # half an hour has not passed
         ([None, *[1.0] * BACK, 2.0], Stop(BACK + 1, "arrivals ended")),  # nothing to compare the window with
         ([None], Stop(0, "arrivals ended")),
+        ([0.0] * BACK + [1.0], Stop(BACK, "arrivals ended")),  # nothing is within 5 % of nothing
+        ([0.0] * (BACK + 1), Stop(BACK, "steady")),  # but itself
         ([1.0 + 0.02 * k for k in range(60)], Stop(59, "arrivals ended")),  # grows by more than 5 % in half an hour
         ([3.0 + 0.01 * k for k in range(60)], Stop(12, "steady")),  # grows by less
     ],

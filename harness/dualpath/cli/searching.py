@@ -49,7 +49,7 @@ def _share(context: click.Context, parameter: click.Parameter, value: str) -> fl
 @click.option(
     "--within", callback=_share, default="5%", show_default=True, help="How far apart neighbouring rates may be."
 )
-@click.option("--repeats", type=int, default=5, show_default=True, help="Draws of arrivals, from --seed on.")
+@click.option("--repeats", type=int, default=5, show_default=True, help="Each with a seed of its own, from --seed on.")
 @click.option("--arrivals-s", type=float, help="Agents arrive for so long at every rate, instead of --agents.")
 @click.option(
     "--window-s",

@@ -77,11 +77,13 @@ def sentences(found: Searched) -> list[str]:
 
 
 def _how_to_read(found: Searched, level: float) -> str:
-    text = f"a rate meets the SLO where more than half of {found.repeats} repeats do; assumed: {_ASSUMES}"
+    lower = "" if found.repeats % 2 else " (of an even number, that is the lower median)"
+    text = f"a rate meets the SLO where more than half of {found.repeats} repeats do{lower}; assumed: {_ASSUMES}"
     if found.repeats == 1:
         return f"{text}; one repeat, so [] is its bracket and no interval: see --repeats"
     return (
-        f"{text}; []: over the repeats' own brackets, which covers the median over draws of arrivals with {level:.1%}"
+        f"{text}; []: over the repeats' own brackets, which covers the median over seeds (arrivals, gaps, copies) with "
+        f"{level:.1%}"
     )
 
 

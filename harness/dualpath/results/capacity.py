@@ -1,13 +1,15 @@
 """The largest rate at which a system keeps an SLO, from repeats that each were bracketed by themselves.
 
-Each repeat (its own draw of arrivals) has its own largest rate. A rate *meets* the SLO when more than half of the
-repeats keep it there, so the capacity is the median of theirs. The interval runs from the smallest lower end to the
-largest upper end of the repeats' brackets. That is the sign test's interval: of n draws all lie on the same side of
-their median with probability 2^(1-n), so the range covers it with 1 - 2^(1-n), whatever the distribution, also where a
-repeat's rate lies beyond the ladder. A bootstrap of three or five values would claim more than it knows.
+Each repeat (its own seed: arrivals, tool times, and which trajectories are copied where a trace has too few) has its
+own largest rate. A rate *meets* the SLO when more than half of the repeats keep it there, so the capacity is the
+median of theirs; of an even number of repeats, the lower of the two in the middle. The interval runs from the smallest
+lower end to the largest upper end of the repeats' brackets. That is the sign test's interval: of n draws all lie on
+the same side of their median with probability 2^(1-n), so the range covers it with 1 - 2^(1-n), whatever the
+distribution, also where a repeat's rate lies beyond the ladder. A bootstrap of three or five values would claim more
+than it knows.
 
-It covers which arrivals happened to be drawn and, on the real engine, what the machine did meanwhile. It does not
-cover which trajectories are in the trace, nor the choice of a window.
+It covers what the seeds happened to draw and, on the real engine, what the machine did meanwhile. It does not cover
+which trajectories are in the trace, nor the choice of a window.
 """
 
 from __future__ import annotations

@@ -12,22 +12,24 @@ from typing import NamedTuple
 
 import polars as pl
 
+from dualpath.core.errors import RunError
 from dualpath.results.metrics import NS_PER_S, per_turn, summary_of
 from dualpath.results.run import Run, require_result
 from dualpath.results.slo import LATENCIES, Slo
-from dualpath.results.termination import Stop, termination
+from dualpath.results.termination import Stop, arrivals_s, termination
 
 
 class Offered(NamedTuple):
     """Where a run was judged, and what it showed there."""
 
     stop: Stop
-    turns: int  # that fell due in the window
+    turns: int  # that fell due in the window, 1 or more
     latencies_ns: dict[str, float | None]  # by `TAG_ns`, as Slo.is_met takes them
 
 
 def offered(run: Run, slo: Slo, window_s: float) -> Offered:
-    """Above the SLO's mean TTFT, if it limits that, the run is overloaded. Raises RunError for a void run."""
+    """Above the SLO's mean TTFT, if it limits that, the run is overloaded. Raises RunError for a void run, and where no
+    turn fell due in the window: such a run decides nothing."""
     require_result(run)
     limit_ns = dict(slo.limits_ns).get("ttft", math.inf)
     stop = termination(_ttft_by_window(run, window_s), limit_s=limit_ns / NS_PER_S, window_s=window_s)
@@ -35,14 +37,17 @@ def offered(run: Run, slo: Slo, window_s: float) -> Offered:
     within = run.turns.filter(pl.col("due_ns") >= start_ns, pl.col("due_ns") < end_ns)
     found = summary_of(within)
     turns = int(within.select(pl.len()).collect().item())
+    if not turns:
+        raise RunError(
+            f"{run.directory}: no turn fell due from {stop.start_s:g} to {stop.end_s:g} s, where the SLO is judged; "
+            "let agents arrive for longer (--arrivals-s, or more --agents), or offer a larger rate (--low)"
+        )
     return Offered(stop, turns, {f"{tag}_ns": found[tag] for tag in LATENCIES})
 
 
 def _ttft_by_window(run: Run, window_s: float) -> list[float | None]:
-    """Mean TTFT, s, by whole window in which agents arrive; at least the first. The last one has turns."""
-    trace, feed = run.manifest.trace, run.manifest.feed
-    arrivals_s = trace.agents / feed.rate_per_s if feed.rate_per_s else 0.0
-    num_windows = max(1, int(arrivals_s / window_s + 1e-6))
+    """Mean TTFT, s, by whole window in which agents arrive; at least the first. The last of several has turns."""
+    num_windows = max(1, int(arrivals_s(run) / window_s + 1e-6))
     due = run.turns.select("trajectory", "turn", window=pl.col("due_ns") // int(window_s * NS_PER_S))
     means = (
         due.join(per_turn(run), on=["trajectory", "turn"])

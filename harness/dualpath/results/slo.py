@@ -19,7 +19,8 @@ class Slo:
     limits_ns: tuple[tuple[str, float], ...]
 
     def is_met(self, row: Mapping[str, float | None]) -> bool:
-        """row: latencies as `TAG_ns`. One that no turn has (TPOT of single tokens) is met."""
+        """row: latencies as `TAG_ns`. One that no turn has (TPOT of single tokens) is met; of no turns at
+        all there is nothing to ask."""
         return all((row[f"{tag}_ns"] or 0.0) <= limit_ns for tag, limit_ns in self.limits_ns)
 
     @property

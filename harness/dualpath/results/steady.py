@@ -88,7 +88,8 @@ def _mean_150s_30min(run: Run) -> Ruling:
     if stop.reason == "steady":
         window = Window(int(stop.start_s * 1e9), int(stop.end_s * 1e9))
         return Ruling(termination.RULE, window, f"mean TTFT within {termination.VARIATION:.0%} of 30 minutes earlier")
-    return Ruling(termination.RULE, None, f"not steady: {stop.reason} at {stop.end_s} s")
+    when = f"after about {termination.arrivals_s(run):g} s" if stop.reason == "arrivals ended" else f"at {stop.end_s} s"
+    return Ruling(termination.RULE, None, f"not steady: {stop.reason} {when}")
 
 
 RULES: dict[str, Callable[[Run], Ruling]] = {"offline": _cold_start_to_half, "online": _mean_150s_30min}  # by feed

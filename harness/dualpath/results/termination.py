@@ -52,19 +52,23 @@ def termination(ttft_s: Sequence[float | None], *, limit_s: float = TTFT_LIMIT_S
         if mean > limit_s:
             return Stop(window, "overloaded", window_s)
         earlier = ttft_s[window - back] if window >= back else None
-        if earlier is not None and abs(mean / earlier - 1) < VARIATION:
+        if earlier is not None and (mean == earlier or abs(mean - earlier) < VARIATION * earlier):
             return Stop(window, "steady", window_s)
     return Stop(len(ttft_s) - 1, "arrivals ended", window_s)
 
 
 def termination_of(run: Run) -> Stop:
     """Of an online run, while agents arrive."""
-    trace, feed = run.manifest.trace, run.manifest.feed
-    arrivals_s = trace.agents / feed.rate_per_s if feed.rate_per_s else 0.0
     means = (
         run.turns.group_by((pl.col("first_token_ns") // int(WINDOW_S * 1e9)).alias("window"))
         .agg(((pl.col("first_token_ns") - pl.col("due_ns")).mean() / 1e9).alias("ttft_s"))
         .collect()
     )
     found = dict(means.iter_rows())
-    return termination([found.get(window) for window in range(max(1, int(arrivals_s + 1) // WINDOW_S))])
+    return termination([found.get(window) for window in range(max(1, int(arrivals_s(run) + 1) // WINDOW_S))])
+
+
+def arrivals_s(run: Run) -> float:
+    """For about so long agents arrive: their number by their rate. 0 where they do not arrive at a rate."""
+    trace, feed = run.manifest.trace, run.manifest.feed
+    return trace.agents / feed.rate_per_s if feed.rate_per_s else 0.0
