@@ -72,6 +72,15 @@ def test_a_run_that_did_nothing_failed_in_every_turn(tmp_path: Path) -> None:
     assert not found.p50.is_known, "nothing tells agents or times apart"
 
 
+def test_no_latency_is_below_0_however_much_is_added_up(tmp_path: Path) -> None:
+    """24 agents of one turn each, a few of them very slow: both ways of resampling reach almost down to 0."""
+    rows = [turn(f"a{index}", 0, index * S, index * S + (300 * S if index % 11 == 3 else MS)) for index in range(24)]
+    mean = _of(Run.load(write_run(tmp_path / "r", rows))).mean
+    assert mean is not None
+    assert (mean.low, mean.is_known) == (0.0, True)
+    assert mean.high > mean.value
+
+
 def _wandering(directory: Path, share: float, seed: int) -> Run:
     """24 agents whose turns come in rotation; latencies wander together: x[k] = share x[k-1] + noise, median 8 s."""
     rng, level, rows = np.random.default_rng(seed), 0.0, []

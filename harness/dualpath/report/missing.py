@@ -66,7 +66,7 @@ def _texts(drawing: Drawing) -> Iterator[str]:
             written += legend.get_texts()
         yield from (text.get_text() for text in written)
         yield from (axes.get_title(loc=loc) for loc in ("left", "center", "right"))
-    yield drawing.get_suptitle()
+    yield from (text.get_text() for text in drawing.texts)
 
 
 def _gaps(axes: Axes) -> Iterator[str]:
@@ -89,9 +89,10 @@ def _values(axes: Axes) -> Iterator[tuple[str, object]]:
         yield "image", image.get_array()
     for collection in axes.collections:
         yield "marks", collection.get_offsets()
-        if isinstance(collection, LineCollection):  # get_segments() leaves out what is missing
-            yield from (("segment", path.vertices) for path in collection.get_paths())
-        elif isinstance(collection, PolyCollection) and collection.get_array() is None:
+        if isinstance(collection, LineCollection | PolyCollection):
+            kind = "segment" if isinstance(collection, LineCollection) else "area"
+            yield from ((kind, path.vertices) for path in collection.get_paths())  # get_segments() leaves out NaN
+        if isinstance(collection, PolyCollection) and collection.get_array() is None:
             yield "area", 0.0 if len(collection.get_paths()) == 1 else np.nan
         if collection.get_array() is not None:
             yield "map", collection.get_array()

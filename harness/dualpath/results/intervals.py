@@ -1,9 +1,9 @@
 """Intervals by bootstrap: how much a number depends on which trajectories, or times, happened to be in the run.
 
 What is resampled are groups. Few of them make a plain percentile interval too narrow; its ends are read further out
-(student.py). Fewer than 6 give none: 2000 resamples do not reach far enough out, and a series that is worth so little
-does not show how little. Simulated in 1000 runs, the mean of 300 values x[k] = r x[k-1] + noise, whose stretches are
-the groups (effective.py):
+(student.py). Fewer than 6 give none: their ends would be the outermost of 2000 resamples, and a series that is worth
+so little does not show how little. Simulated in 1000 runs, the mean of 300 values x[k] = r x[k-1] + noise, whose
+stretches are the groups (effective.py):
 
     r      an interval is shown in   and misses the truth in
     0      all                       5 % of all runs

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -78,17 +78,20 @@ def _latency(turns: pl.DataFrame, name: LatencyName, seed: int) -> Latency:
     turns = turns.drop_nulls(name)
     values, trajectories = turns[name].to_numpy(), turns["trajectory"].to_numpy()
     effective, in_time = _stretches(turns, name)
-    percentiles = [
-        None if one is None or other is None else combined(one, other)
-        for one, other in zip(
-            percentile_intervals(values, trajectories, QUANTILES, seed=seed),
-            percentile_intervals(values, in_time, QUANTILES, seed=seed),
-            strict=True,
-        )
-    ]
-    means = [mean_interval(values, groups, seed=seed) for groups in (trajectories, in_time)]
-    mean = None if means[0] is None or means[1] is None else combined(means[0], means[1])
+    by_trajectory, by_time = (
+        [mean_interval(values, groups, seed=seed), *percentile_intervals(values, groups, QUANTILES, seed=seed)]
+        for groups in (trajectories, in_time)
+    )
+    mean, *percentiles = (_both(one, other) for one, other in zip(by_trajectory, by_time, strict=True))
     return Latency(name, len(values), int(np.isinf(values).sum()), effective, mean, *percentiles)
+
+
+def _both(one: Interval | None, other: Interval | None) -> Interval | None:
+    """No latency is below 0, whatever is added up."""
+    if one is None or other is None:
+        return None
+    both = combined(one, other)
+    return replace(both, low=max(both.low, 0.0)) if both.is_known else both
 
 
 def _stretches(turns: pl.DataFrame, name: LatencyName) -> tuple[float, Groups]:
