@@ -27,7 +27,8 @@ def _checkout(root: Path, num_bytes: int = 100, end_ns: int = S, status: str = "
     (root / "harness" / "dualpath").mkdir(parents=True, exist_ok=True)
     (root / "program.py").write_text(PROGRAM)
     shutil.rmtree(root / "run", ignore_errors=True)
-    write_run(root / "run", [turn("a", 0, 0, S), turn("b", 0, 0, end_ns)], [link(0, num_bytes)], status=status)
+    turns = [*(turn(name, 0, 0, S) for name in "abcde"), turn("f", 0, 0, end_ns)]
+    write_run(root / "run", turns, [link(0, num_bytes)], status=status)
     return root
 
 
@@ -40,7 +41,7 @@ def _gate(tmp_path: Path, text: str, base: Path, candidate: Path) -> Verdict:
 def test_equal_sides_pass_and_the_rows_are_kept(tmp_path: Path) -> None:
     found = _gate(tmp_path, COUNTERS + WALL, _checkout(tmp_path / "a"), _checkout(tmp_path / "b"))
     assert (found.status, found.exit_code, len(found.findings)) == ("pass", 0, 3)
-    assert "each of 2 sessions +0.000 s" in found.findings[2].why
+    assert "each of 6 sessions +0.000 s [+0.000, +0.000]" in found.findings[2].why
     verdict = json.loads((tmp_path / "out" / "verdict.json").read_text())
     assert verdict["status"] == "pass"
     assert verdict["host"]["cores"] >= 1

@@ -14,6 +14,16 @@ from dualpath.gate.spec import Instructions
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOP = "def test_a_loop(hot):\n    hot(lambda: sum(number * number for number in range({num})))\n"
+# A cache of 4,096 entries holds one name, and does not hold 6,000 names: each is then looked for in 51 classes.
+LOOKUPS = """
+Deep = object
+for depth in range(50):
+    Deep = type(f"Deep{{depth}}", (Deep,), {{}})
+NAMES = [f"name{{number:04}}" for number in range({num})] * (6000 // {num})
+
+def test_lookups(hot):
+    hot(lambda: [hasattr(Deep, name) for name in NAMES])
+"""
 PROBE = Instructions("bench/test_loop.py", limit=0.01)
 
 
@@ -38,6 +48,16 @@ def test_two_per_cent_more_work_are_seen_and_none_is_not(tmp_path: Path) -> None
     assert more.ratio is not None
     assert 1.015 < more.ratio < 1.025
     assert f"{int(more.value or 0):,} in candidate" in more.why
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+def test_what_the_cache_of_attribute_lookups_misses_does_not_count(tmp_path: Path) -> None:
+    """Whether it does depends on where names lie in memory, which no change of a loop is to blame for."""
+    hits, misses = LOOKUPS.format(num=1), LOOKUPS.format(num=6000)
+    sides = (_side(tmp_path, "base", hits), _side(tmp_path, "candidate", misses))
+    (found,) = instructions.measure(PROBE, *sides, tmp_path / "out")
+    assert found.ratio is not None, found.why
+    assert abs(found.ratio - 1) < 0.05  # it is 3.5 with them
 
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")

@@ -124,7 +124,8 @@ def _sessions(samples: dict[str, list[Sample]]) -> str:
     base, candidate = ([Run.load(where) for _, where in samples[column]] for column in ("base", "candidate"))
     found = compare(base, candidate)
     each = found.trajectory_jct_difference_s
-    return f"each of {found.trajectories} sessions {each.value:+.3f} s [{each.low:+.3f}, {each.high:+.3f}]"
+    interval = f"[{each.low:+.3f}, {each.high:+.3f}]" if each.is_known else "(too few for an interval)"
+    return f"each of {found.trajectories} sessions {each.value:+.3f} s {interval}"
 
 
 def _limit(probe: Wall, allowed: float) -> str:
