@@ -26,7 +26,7 @@ from dualpath.engine.messages import (
 from dualpath.engine.serve import Outbox, run_process
 from dualpath.engine.store import Location
 
-_NOWHERE = Location("null", 0, 0)
+NOWHERE = Location("null", 0, 0)  # where the blocks are that nobody stored
 
 
 class NullEngine:
@@ -62,7 +62,7 @@ class NullEngine:
                 self._emit(BatchComputed(t_ns, t_ns, message.batch, firsts))
                 self._emit(BatchSent(t_ns, message.batch))
             case StartDecode():
-                stored = [BlockRef(key, _NOWHERE) for key in message.keys[message.hit_blocks :]]
+                stored = [BlockRef(key, NOWHERE) for key in message.keys[message.hit_blocks :]]
                 second_ns = t_ns if len(message.output_ids) > 4 else None
                 self._emit(BufferReleased(t_ns, message.request))
                 self._emit(TurnDone(t_ns, message.request, second_ns, t_ns, 0, stored))

@@ -18,48 +18,28 @@ from dualpath.engine.messages import (
     BlockRef,
     BlocksRead,
     BufferReleased,
-    Connect,
-    Connected,
     EngineSetup,
-    Hello,
     PrefillBatch,
     ReadBlocks,
     StartDecode,
-    Summary,
     TurnDone,
 )
+from dualpath.engine.null_engine import NOWHERE, NullEngine
 from dualpath.engine.serve import Outbox, run_process
-from dualpath.engine.store import Location
-
-_NOWHERE = Location("stub", 0, 0)
 
 
-class StubEngine:
-    """Takes everything in hand at once, however much it is; touches no KV, no file and no model."""
+class StubEngine(NullEngine):
+    """Takes everything in hand at once, however much it is."""
 
     def __init__(self, setup: EngineSetup, outbox: Outbox) -> None:
         assert setup.delays is not None, "who starts a stub says how late it is to be"
-        self._engine = setup.engine
+        super().__init__(setup, outbox)
         self._delays = setup.delays
-        self._emit = outbox.put
         self._alarms = Alarms()
-        self._zero_ns = 0
 
     def start(self, zero_ns: int) -> None:
-        self._zero_ns = zero_ns
+        super().start(zero_ns)
         threading.Thread(target=self._alarms.run, name="alarms", daemon=True).start()
-
-    def hello(self) -> Hello:
-        return Hello(self._engine)
-
-    def connect(self, message: Connect) -> Connected:
-        return Connected(self._engine)
-
-    def summary(self) -> Summary:
-        return Summary(self._engine, None, "", [], [])
-
-    def close(self) -> None:
-        pass
 
     def submit(self, message: ReadBlocks | PrefillBatch | StartDecode) -> None:
         now_ns = time.monotonic_ns()
@@ -84,7 +64,7 @@ class StubEngine:
 
     def _decode(self, message: StartDecode, now_ns: int) -> None:
         more_tokens = len(message.output_ids) // 4 - 1
-        stored = [BlockRef(key, _NOWHERE) for key in message.keys[message.hit_blocks :]]
+        stored = [BlockRef(key, NOWHERE) for key in message.keys[message.hit_blocks :]]
         if not more_tokens:
             t_ns = now_ns - self._zero_ns
             self._emit(TurnDone(t_ns, message.request, None, message.first_token_ns, 0, stored))
