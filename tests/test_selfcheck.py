@@ -73,6 +73,9 @@ def test_every_claim_holds_and_rows_are_kept(
             assert (run.manifest.backend, run.void) == ("stub", False)
     base = Run.load(tmp_path / "base")
     assert base.raw["delays"]["first_token_ns"] == DELAYS.first_token_ns
+    assert called(f"-o {tmp_path} {WIDE}", monkeypatch) == 0
+    assert "kept from before" not in capfd.readouterr().err, "what the machine was like then"
+    assert Run.load(tmp_path / "base").raw["started_at"] > base.raw["started_at"]
 
 
 @pytest.mark.engine

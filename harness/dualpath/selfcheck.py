@@ -10,6 +10,7 @@ here are the stub's.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,7 +61,8 @@ class Selfchecked:
 
 
 def selfcheck(output: Path, limits: Limits, planted_ms: float = 0.0) -> Selfchecked:
-    """Run the stubs and judge the claims. Rows are kept in `output`; whole runs of an earlier try are not run again.
+    """Run the stubs and judge the claims. Rows are kept in `output`; whole runs of an earlier try are not run again,
+    unless that try came to its verdicts: what it said of the machine then says nothing of now.
 
     planted_ms: the stubs' first tokens are later by this, which no claim is told: above limits.allow_ms, one must fail;
     below, it may pass for what is allowed. Verdicts of an earlier try (checks.json) are removed first. Raises
@@ -71,6 +73,7 @@ def selfcheck(output: Path, limits: Limits, planted_ms: float = 0.0) -> Selfchec
     verdicts = output / "checks.json"
     if verdicts.exists():
         verdicts.unlink()
+        _forget(output)
     planted = _later(DELAYS, planted_ms, 0.0)
     base = stub_plan(output, planted)
     late = replace(base, output=output / "late", delays=_later(planted, limits.late_ms, limits.late_ms))
@@ -84,6 +87,12 @@ def selfcheck(output: Path, limits: Limits, planted_ms: float = 0.0) -> Selfchec
     failed = [outcome for outcome in outcomes if outcome.status != "ok"]
     void = tuple(f"{outcome.directory}: {'; '.join(outcome.reasons)}" for outcome in failed if not outcome.interrupted)
     return Selfchecked(tuple(claims), void, any(outcome.interrupted for outcome in failed))
+
+
+def _forget(output: Path) -> None:
+    for run in (output / "base", output / "late", *output.glob("offered-*")):
+        if (run / "run.json").exists():
+            shutil.rmtree(run)
 
 
 def _later(delays: Delays, first_token_ms: float, token_ms: float) -> Delays:

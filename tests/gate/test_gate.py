@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from dualpath.cli.gates import gate_command
-from dualpath.core.errors import PlanError
+from dualpath.core.errors import PlanError, RunError
 from dualpath.gate.gate import Request, gate
 from dualpath.gate.verdict import Verdict
 from dualpath.provenance import host
@@ -48,6 +48,23 @@ def test_equal_sides_pass_and_the_rows_are_kept(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows" / "jct" / "times.jsonl").read_text().splitlines()]
     assert len(rows) == 2 * 4
     assert rows[0] == {"pair": 0, "column": "base", "commit": "no commit", "times_s": {"jct_s": 1.0}}
+
+
+def test_a_tier_that_the_specification_lacks_is_bad_input(tmp_path: Path) -> None:
+    spec = tmp_path / "gate.toml"
+    spec.write_text(f'name = "small"\n{COUNTERS}')
+    side = str(_checkout(tmp_path / "a"))
+    with pytest.raises(PlanError, match="--tier 2: .* has nothing of that tier; it has 1"):
+        gate(Request(spec, side, side, tmp_path / "out", (1, 2)), lambda line: None)
+
+
+def test_an_output_that_cannot_be_made_is_bad_input_and_not_a_verdict(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    spec = tmp_path / "gate.toml"
+    spec.write_text(f'name = "small"\n{COUNTERS}')
+    side = str(_checkout(tmp_path / "a"))
+    with pytest.raises(RunError, match="cannot be written: Not a directory"):
+        gate(Request(spec, side, side, tmp_path / "file" / "out"), lambda line: None)
 
 
 def test_more_bytes_and_a_longer_run_fail_and_say_where(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name="dualpath", standalone_mode=False)
     except DualpathError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(BAD_INPUT)

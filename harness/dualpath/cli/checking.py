@@ -25,11 +25,17 @@ def _limit(name: str, text: str) -> Callable[[Any], Any]:
     name="selfcheck",
     epilog=example(
         "dualpath selfcheck -o SELFCHECK                         # half a minute, on an otherwise idle machine",
-        "dualpath selfcheck -o PLANTED --plant-ms 20             # above --allow-ms: must fail, shows that it can",
+        "dualpath selfcheck -o PLANTED --plant-ms 20             # more than is allowed: must fail, shows that it can",
         "dualpath selfcheck -o STRICT --allow-ms 2 --turns-per-s 400 --json",
     ),
 )
-@click.option("-o", "--output", type=PATH, required=True, help="Folder for raw rows. Whole runs in it are kept.")
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    required=True,
+    help="Folder for raw rows. An interrupted check goes on there; a complete one is measured anew.",
+)
 @_limit("release_ms", "Turns are released at most so long after due (p99).")
 @_limit("allow_ms", "Latencies are measured at most so much longer than they are known to be (p99).")
 @_limit("late_ms", "Answers later by this are seen as later by this, to a third.")

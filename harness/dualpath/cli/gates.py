@@ -24,9 +24,15 @@ from dualpath.report.table import table
 @click.argument("spec", type=PATH)
 @click.option("--base", default="HEAD", show_default=True, help="Commit, or a folder with a checkout.")
 @click.option("--candidate", default=".", show_default=True, help="Likewise; a folder is measured as it is.")
-@click.option("--tier", "tiers", type=click.Choice([str(tier) for tier in TIERS]), multiple=True, help="Default: all.")
+@click.option(
+    "--tier", "tiers", type=click.Choice([str(tier) for tier in TIERS]), multiple=True, help="Default: all in SPEC."
+)
 @click.option("-o", "--output", type=PATH, default=Path("bench/out/gate"), show_default=True, help="Folder for rows.")
-@click.option("--github", is_flag=True, help="Also write the summary of a GitHub Actions job.")
+@click.option(
+    "--github",
+    is_flag=True,
+    help="Also write a GitHub Actions job's summary, to the file that GITHUB_STEP_SUMMARY names.",
+)
 @JSON
 def gate_command(
     spec: Path, base: str, candidate: str, tiers: tuple[str, ...], output: Path, github: bool, as_json: bool
@@ -39,8 +45,9 @@ def gate_command(
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if github and not summary:
         raise PlanError("--github: GITHUB_STEP_SUMMARY is not set; it is where GitHub Actions reads a job's summary")
-    wanted = tuple(map(int, tiers)) or TIERS
-    verdict = gate(Request(spec, base, candidate, output, wanted), lambda line: click.echo(line, err=True))
+    verdict = gate(
+        Request(spec, base, candidate, output, tuple(map(int, tiers))), lambda line: click.echo(line, err=True)
+    )
     if github and summary:
         _append(Path(summary), verdict.as_markdown())
     show_table(table("", ("tier|", "what|", "verdict|", "candidate against base|", "limit|"), verdict.rows()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -98,18 +99,27 @@ def _finding(what: str, counter: Counter, base: Run, candidate: Run) -> Finding:
         return Finding(1, what, "void", "-", "equal", f"only one side has a column {min(unlike)!r}")
     if not ours.height and not theirs.height:
         return Finding(1, what, "void", "-", "equal", "neither side has a row to compare")
-    why = difference(key, ours, theirs.select(ours.columns))
-    rows = f"{theirs.height:,} rows"
-    return Finding(1, what, "fail" if why else "pass", f"{rows} differ" if why else f"{rows} equal", "equal", why)
+    found = difference(key, ours, theirs.select(ours.columns))
+    if found is None:
+        return Finding(1, what, "pass", f"{theirs.height:,} rows equal", "equal", "")
+    shown = f"{found.rows:,} of {max(ours.height, theirs.height):,} rows differ"
+    return Finding(1, what, "fail", shown, "equal", f"{shown}; {found.first}")
 
 
-def difference(key: list[str], base: pl.DataFrame, candidate: pl.DataFrame) -> str:
-    """How many rows differ, and the first that does; empty where all are equal. Rows of `base` are in order."""
+class Difference(NamedTuple):
+    """How many rows differ, and the first that does."""
+
+    rows: int
+    first: str
+
+
+def difference(key: list[str], base: pl.DataFrame, candidate: pl.DataFrame) -> Difference | None:
+    """None where all are equal. Rows of `base` are in order."""
     values = [name for name in base.columns if name not in key]
     if base.equals(candidate):
-        return ""
+        return None
     if not key:
-        return "; ".join(_changed(name, base[name][0], candidate[name][0]) for name in values)
+        return Difference(1, "; ".join(_changed(name, base[name][0], candidate[name][0]) for name in values))
     place = pl.int_range(pl.len()).alias("_place")
     both = base.with_columns(place).join(
         candidate.with_columns(place), on=key, how="full", coalesce=True, nulls_equal=True, suffix="_candidate"
@@ -118,7 +128,7 @@ def difference(key: list[str], base: pl.DataFrame, candidate: pl.DataFrame) -> s
     is_odd = pl.col("_place").is_null() | pl.col("_place_candidate").is_null()
     found = both.filter(is_odd | unlike).sort(pl.coalesce("_place", "_place_candidate"))
     if not found.height:
-        return "rows come in another order"
+        return Difference(base.height, "they come in another order")
     first = found.row(0, named=True)
     where = ", ".join(f"{name} {first[name]}" for name in key if first[name] is not None)
     if first["_place"] is None or first["_place_candidate"] is None:
@@ -131,7 +141,7 @@ def difference(key: list[str], base: pl.DataFrame, candidate: pl.DataFrame) -> s
             for name in values
             if first[name] != first[f"{name}_candidate"]
         )
-    return f"{found.height:,} rows differ; first: {where}: {what}"
+    return Difference(found.height, f"first: {where}: {what}")
 
 
 def _changed(name: str, base: object, candidate: object) -> str:

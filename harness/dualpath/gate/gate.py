@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dualpath.core.errors import RunError
+from dualpath.core.errors import PlanError, RunError
 from dualpath.gate import counters, history, instructions, wall
 from dualpath.gate.sides import Side, checkout
 from dualpath.gate.spec import Spec, load_spec
@@ -27,37 +27,46 @@ TIERS = (1, 2, 3, 4)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """base, candidate: a folder with a checkout, or a commit of the one that we are in. tiers: those wanted."""
+    """base, candidate: a folder with a checkout, or a commit of the one that we are in. tiers: those wanted; none
+    named: all that the specification has."""
 
     spec: Path
     base: str
     candidate: str
     output: Path
-    tiers: Collection[int] = TIERS
+    tiers: Collection[int] = ()
 
 
 def gate(request: Request, say: Callable[[str], None]) -> Verdict:
     """Run it; say(line) hears how far it is. Raises PlanError before anything runs, RunError where nothing can be
     written."""
     spec, out = load_spec(request.spec), request.output.resolve()  # commands run in the sides' folders
+    if request.tiers and (missing := set(request.tiers) - spec.tiers):
+        has = ", ".join(map(str, sorted(spec.tiers)))
+        raise PlanError(f"--tier {min(missing)}: {request.spec} has nothing of that tier; it has {has}")
+    try:
+        return _gate(request, spec, out, say)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written: {error.strerror}; free space, or choose another -o") from None
+
+
+def _gate(request: Request, spec: Spec, out: Path, say: Callable[[str], None]) -> Verdict:
+    out.mkdir(parents=True, exist_ok=True)
+    tiers = request.tiers or spec.tiers
     base = checkout("base", request.base, out / "base", spec.base)
     candidate = checkout("candidate", request.candidate, out / "candidate", spec.candidate)
     if (base.commit, base.words) == (candidate.commit, candidate.words):
         say(f"base and candidate are the same, {base}: this gate says what the machine does")
+    shutil.rmtree(out / "rows", ignore_errors=True)
     found: list[Finding] = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(out / "rows", ignore_errors=True)
-        for finding in _findings(spec, base, candidate, out / "rows", request.tiers, say):
-            found.append(finding)
-            say(f"  {finding.status}: {finding.name}: {finding.found}")
-        if spec.nightly is not None and 4 in request.tiers:
-            found += _nights(request.spec.parent / spec.nightly.history, candidate, found)
-        verdict = Verdict(spec, str(base), str(candidate), tuple(found))
-        facts = {**verdict.as_json(), "host": host(), "versions": versions(), "at": _now()}
-        (out / "verdict.json").write_text(json.dumps(facts, indent=1) + "\n")
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written: {error.strerror}; free space, or choose another -o") from None
+    for finding in _findings(spec, base, candidate, out / "rows", tiers, say):
+        found.append(finding)
+        say(f"  {finding.status}: {finding.name}: {finding.found}")
+    if spec.nightly is not None and 4 in tiers:
+        found += _nights(request.spec.parent / spec.nightly.history, candidate, found)
+    verdict = Verdict(spec, str(base), str(candidate), tuple(found))
+    facts = {**verdict.as_json(), "host": host(), "versions": versions(), "at": _now()}
+    (out / "verdict.json").write_text(json.dumps(facts, indent=1) + "\n")
     return verdict
 
 

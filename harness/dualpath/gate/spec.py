@@ -66,6 +66,11 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base: Words = {}
     candidate: Words = {}
 
+    @property
+    def tiers(self) -> set[int]:
+        has = {1: self.counters, 2: self.instructions, 3: self.wall, 4: self.nightly}
+        return {tier for tier, probes in has.items() if probes}
+
 
 def load_spec(path: Path) -> Spec:
     """Raises PlanError that names the file, the key and the remedy."""
