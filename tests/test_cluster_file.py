@@ -24,6 +24,8 @@ def test_every_shipped_cluster_can_be_read_and_is_named_after_its_shape(path: Pa
         return
     assert cluster.cnic_bytes_per_s is not None
     assert cluster.snic_bytes_per_s is not None
+    if path.stem.startswith("gate"):  # made so that storage alone is waited for
+        return
     # A node's engines have eight times its storage NIC's bandwidth between them, or a little more.
     engines = cluster.prefill.engines_per_node
     assert 0.9 <= 8 * cluster.snic_bytes_per_s / (engines * cluster.cnic_bytes_per_s) <= 1

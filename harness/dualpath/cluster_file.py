@@ -14,6 +14,7 @@ from dualpath.core.errors import ClusterError
 from dualpath.core.known_models import MODELS
 from dualpath.core.model_shape import KvDtype, ModelShape
 from dualpath.engine.models.checkpoint_config import read_config
+from dualpath.known_words import with_known_words
 
 _UNITS: dict[str, float] = {
     **{unit: 1000**power for power, unit in enumerate(("B", "kB", "MB", "GB", "TB"))},
@@ -96,6 +97,8 @@ def load_cluster(path: Path) -> ClusterFile:
         raise ClusterError(f"{path}: no such cluster file; see bench/clusters/ for examples") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ClusterError(f"{path}: cannot be read: {error}") from None
+    except msgspec.ValidationError as error:
+        raise ClusterError(f"{path}: {with_known_words(error, _File)}") from None
     except msgspec.DecodeError as error:
         raise ClusterError(f"{path}: {error}") from None
     checkpoint = None if raw.model in MODELS else path.parent / raw.model

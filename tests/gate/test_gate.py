@@ -54,7 +54,7 @@ def test_a_tier_that_the_specification_lacks_is_bad_input(tmp_path: Path) -> Non
     spec = tmp_path / "gate.toml"
     spec.write_text(f'name = "small"\n{COUNTERS}')
     side = str(_checkout(tmp_path / "a"))
-    with pytest.raises(PlanError, match="--tier 2: .* has nothing of that tier; it has 1"):
+    with pytest.raises(PlanError, match=r"--tier 2: .* has nothing of that tier; it has 1"):
         gate(Request(spec, side, side, tmp_path / "out", (1, 2)), lambda line: None)
 
 
@@ -63,7 +63,7 @@ def test_an_output_that_cannot_be_made_is_bad_input_and_not_a_verdict(tmp_path: 
     spec = tmp_path / "gate.toml"
     spec.write_text(f'name = "small"\n{COUNTERS}')
     side = str(_checkout(tmp_path / "a"))
-    with pytest.raises(RunError, match="cannot be written: Not a directory"):
+    with pytest.raises(RunError, match=r"cannot be written: Not a directory"):
         gate(Request(spec, side, side, tmp_path / "file" / "out"), lambda line: None)
 
 

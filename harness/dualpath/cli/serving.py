@@ -108,6 +108,8 @@ def _run(
         _say_outcome(outcome)
     print_json(as_json, {"runs": [{**asdict(outcome), "directory": str(outcome.directory)} for outcome in outcomes]})
     if any(outcome.interrupted for outcome in outcomes):
+        if len(names) > 1:
+            click.echo("the same command keeps the arms that are whole, and goes on", err=True)
         return INTERRUPTED
     return 0 if all(outcome.status == "ok" for outcome in outcomes) else VOID
 

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from dualpath.core.errors import PlanError
+from dualpath.known_words import with_known_words
 
 LEAST_PAIRS = 4
 Counter = Literal["bytes", "hits", "routes", "decisions", "times", "events"]
@@ -78,7 +79,9 @@ def load_spec(path: Path) -> Spec:
         spec = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Spec)
     except OSError as error:
         raise PlanError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+    except msgspec.ValidationError as error:
+        raise PlanError(f"{path}: {with_known_words(error, Spec)}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PlanError(f"{path}: {error}") from None
     _check(spec, path)
     return spec

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from dualpath.core.errors import ClusterError
+from dualpath.known_words import with_known_words
 
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -66,7 +67,9 @@ def load_profile(name: str, near: Path) -> tuple[Profile, dict[str, Constant]]:
         raise ClusterError(
             f"profile {name!r}: neither a shipped profile ({shipped}) nor a file that can be read: {error.strerror}"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+    except msgspec.ValidationError as error:
+        raise ClusterError(f"{path}: {with_known_words(error, dict[str, Constant])}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ClusterError(f"{path}: {error}") from None
     return profile_of(found, str(path)), found
 
