@@ -265,6 +265,33 @@ def test_different_workloads_are_told_apart_and_never_compared(tmp_path: Path) -
     assert "| cpu-1p1d · scale 1.0 | layerwise | 1 | 4.00 | – |" in markdown
 
 
+def test_workloads_are_told_apart_by_rate_and_one_without_a_rate_says_no_number(tmp_path: Path) -> None:
+    feeds: list[dict[str, Any]] = [
+        {"mode": "offline", "rate_per_s": None},
+        {"mode": "online", "rate_per_s": 0.2},
+        {"mode": "online", "rate_per_s": 2.0},
+        {"mode": "recorded", "gap_scale": None},
+    ]
+    runs = [_arm(tmp_path / f"r{index}", "layerwise", 4.0, feed=feed) for index, feed in enumerate(feeds)]
+    write_report(runs, tmp_path / "out", title="Rates")
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    for group in (
+        "offline · gaps x 0",
+        "online · 0.2 agents/s · gaps x 0",
+        "online · 2 agents/s · gaps x 0",
+        "recorded",
+    ):
+        assert f"| cpu-1p1d · {group} | layerwise | 1 | 4.00 |" in markdown
+    assert "None" not in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_workloads_that_differ_in_one_thing_never_share_a_name(tmp_path: Path) -> None:
+    differing: list[dict[str, Any]] = [{}, {"feed": {"gap_s": 1.5}}, {"trace": {"max_len": 4096}}, {"seed": None}]
+    runs = [_arm(tmp_path / f"r{index}", "layerwise", 4.0, **more) for index, more in enumerate(differing)]
+    for other in runs[1:]:
+        assert len(gather(map(Run.load, (runs[0], other))).groups) == 2
+
+
 def test_what_weakens_the_numbers_is_said_first(tmp_path: Path) -> None:
     a = _arm(tmp_path / "a", "layerwise", 4.0, host={"name": "one"}, storage={"direct_io": False})
     b = _arm(tmp_path / "b", "dualpath", 2.0, host={"name": "two"}, commit="ffff", dirty=True)

@@ -122,20 +122,22 @@ def _workload(run: Run) -> tuple[object, ...]:
     return tuple(run.workload.values())
 
 
-_WORKLOAD_WORDS = (  # in the order of Run.workload
-    "{}",
-    "deterministic {}",
-    "model {}",
-    "trace {}",
-    "sha256 {}",
-    "scale {}",
-    "max length {}",
-    "{} agents",
-    "seed {}",
-    "{}",
-    "{} agents/s",
-    "gaps x {}",
-)
+_WORKLOAD_WORDS = {  # of Run.workload, and in its order; what is None has no words
+    "backend": "{}",
+    "deterministic": "deterministic {}",
+    "model": "model {}",
+    "trace": "trace {}",
+    "sha256": "sha256 {}",
+    "scale": "scale {}",
+    "max_len": "max length {}",
+    "agents": "{} agents",
+    "seed": "seed {}",
+    "mode": "{}",
+    "rate_per_s": "{:g} agents/s",
+    "gap_scale": "gaps x {:g}",
+    "gap_s": "gaps of {:g} s",
+}
+_WITHOUT_VALUE = {"max_len": "max length as is", "seed": "no seed"}  # of others, the mode says that they have none
 
 
 def _group(run: Run) -> tuple[object, ...]:
@@ -144,9 +146,15 @@ def _group(run: Run) -> tuple[object, ...]:
 
 def _group_names(runs: list[Run]) -> dict[tuple[object, ...], str]:
     """Group -> name: the cluster's, followed by those parts of the workload that are not the same in all runs."""
-    groups = list(dict.fromkeys(_group(run) for run in runs))
-    varying = [index for index in range(1, len(_WORKLOAD_WORDS) + 1) if len({group[index] for group in groups}) > 1]
+    groups = {_group(run): run for run in runs}
+    workloads = [run.workload for run in groups.values()]
+    varying = [name for name in _WORKLOAD_WORDS if len({workload[name] for workload in workloads}) > 1]
     return {
-        group: " · ".join([str(group[0]), *(_WORKLOAD_WORDS[index - 1].format(group[index]) for index in varying)])
-        for group in groups
+        group: " · ".join(filter(None, [run.cluster.name, *(_words(name, run.workload[name]) for name in varying)]))
+        for group, run in groups.items()
     }
+
+
+def _words(name: str, value: object) -> str:
+    """Empty where there is nothing to say: an offline run has no rate."""
+    return _WITHOUT_VALUE.get(name, "") if value is None else _WORKLOAD_WORDS[name].format(value)

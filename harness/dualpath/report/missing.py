@@ -30,7 +30,10 @@ def note(drawing: Drawing, id: str, gaps: str) -> str:
     """
     for text in _texts(drawing):
         if _NO_NUMBER.search(text):
-            raise RunError(f"figure {id}: it would say {text!r}, which is no number; leave it out")
+            raise RunError(
+                f"figure {id}: it would say {text!r}, where a value is missing; give runs of one kind (cluster, trace, "
+                "mode, rate) at a time, each a report of their own: then no text has to tell them apart"
+            )
     found = [gap for axes in drawing.axes for gap in _gaps(axes)]
     if found and not gaps:
         raise RunError(
