@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import matplotlib.pyplot as plt
@@ -11,6 +12,7 @@ import pytest
 import seaborn as sns
 from dualpath.core.errors import RunError
 from dualpath.report import missing, style
+from dualpath.report.digits import three_digits
 from dualpath.report.figure import Figure, finish
 from matplotlib.axes import Axes
 
@@ -94,3 +96,14 @@ def test_a_bar_without_a_value_is_marked_and_explained() -> None:
     figure = _draw(lambda axes: missing.mark(axes, 0))
     assert "no value" in figure.svg
     assert figure.caption == "How fast. “no value”: the run is missing or void, or has no such value."
+
+
+def test_numbers_in_a_figure_are_written_whole() -> None:
+    def draw(axes: Axes) -> None:
+        axes.text(0.123456, 0, three_digits(0.9673625))
+        axes.set_yticks([0.125])
+
+    svg = _draw(draw).svg
+    assert ">0.967</text>" in svg
+    assert ">0.125</text>" in svg
+    assert not re.search(r'="[^"]*\d\.\d{3}', svg), "coordinates are short"

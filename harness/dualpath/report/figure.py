@@ -62,7 +62,7 @@ def _inline(svg: str, id: str, title: str) -> str:
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{id}-\1)", body)
     body = re.sub(r'href="#([^"]+)"', rf'href="#{id}-\1"', body)
     body = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", body)
-    body = re.sub(r"(\d\.\d{2})\d+", r"\1", body)  # a hundredth of a point is finer than any screen
+    body = re.sub(r"<[^>]*>", _shorter, body)
     for ink, variable in INKS.items():
         body = body.replace(ink, f"var({variable})")
     width = re.search(r'width="([0-9.]+)pt"', body)
@@ -76,3 +76,9 @@ def _inline(svg: str, id: str, title: str) -> str:
     )
     label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return body.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _shorter(tag: re.Match[str]) -> str:
+    """A hundredth of a point is finer than any screen. Only within tags: what is written between them is for readers,
+    who are not to see 0.967 cut to 0.96."""
+    return re.sub(r"(\d\.\d{2})\d+", r"\1", tag[0])
