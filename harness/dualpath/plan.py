@@ -186,6 +186,7 @@ def facts_of(plan: Plan, cluster: Cluster, trace: TraceFile, workload: Workload)
             "agents": plan.agents or workload.roots,
         },
         "turns_planned": workload.turns,
+        "turns_of_several_tokens_planned": workload.turns_of_several_tokens,
         **provenance(),
         "wall_s": None,
     }

@@ -64,6 +64,19 @@ def test_turns_of_one_token_have_no_latency_of_later_tokens(tmp_path: Path) -> N
     assert alone == Latency("tpot", 0, 0, 0.0, None, None, None, None)
 
 
+@pytest.mark.parametrize(("of_several_planned", "expected"), [(4, (4, 3)), (2, (2, 1)), (None, (8, 7))])
+def test_failed_turns_of_one_token_have_no_latency_of_later_tokens(
+    tmp_path: Path, of_several_planned: int | None, expected: tuple[int, int]
+) -> None:
+    """10 turns: one ended, one of several tokens and two of a single one failed, 6 were never due."""
+    rows = [turn("a", 0, 0, S)]
+    rows += [_unfinished(turn(f"b{index}", 0, 0, S, generate_tokens=count)) for index, count in enumerate((3, 1, 1))]
+    facts = {"turns_planned": 10, "turns_of_several_tokens_planned": of_several_planned}
+    run = Run.load(write_run(tmp_path / "r", rows, status="void", reasons=["cut"], **facts))
+    assert [(_of(run, name).turns, _of(run, name).failed) for name in ("ttft", "turn_latency")] == [(10, 9)] * 2
+    assert [(_of(run, name).turns, _of(run, name).failed) for name in ("ttst", "tpot")] == [expected] * 2
+
+
 def test_a_run_that_did_nothing_failed_in_every_turn(tmp_path: Path) -> None:
     found = _of(Run.load(write_run(tmp_path / "r", [], status="void", reasons=["cut"], turns_planned=7)))
     assert (found.turns, found.failed) == (7, 7)

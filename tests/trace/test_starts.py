@@ -33,6 +33,12 @@ def test_online_is_poisson_seeded_and_the_same_for_every_arm() -> None:
     assert variance**0.5 == pytest.approx(mean_s, rel=0.1), "exponential: standard deviation = mean"
 
 
+def test_a_workload_tells_turns_of_one_token_apart() -> None:
+    edited = replace(family("a")[0], turns=(Turn(100, 1), Turn(20, 2), Turn(20, 1)))
+    found = Workload.of(starts.offline([[edited], [edited]]))
+    assert (found.turns, found.turns_of_several_tokens) == (6, 2)
+
+
 def test_recorded_counts_from_the_first_arrival() -> None:
     found = list(starts.recorded([family("a", 1000), family("b", 1000), family("c", 1500)]))
     assert [start.arrival_ns for start in found] == [0, 0, 500]
@@ -52,6 +58,7 @@ def test_a_workload_counts_sub_agents_too() -> None:
         roots=2,
         trajectories=3,
         turns=5,
+        turns_of_several_tokens=5,
         new_tokens=135 + 110 + 135,
         largest_prompt_tokens=130,
         largest_total_tokens=135,

@@ -1,7 +1,9 @@
 """Latencies of a run's turns, from when each was due: mean and percentiles with intervals, and what they are worth.
 
 Every turn that was planned counts. One that failed, or that the run did not come to because it was cut short, has
-infinite latency: a system that drops its slowest turns is not to look fast.
+infinite latency: a system that drops its slowest turns is not to look fast. TTST and TPOT are of turns that were to
+generate two tokens or more. Of turns that the run did not come to, run.json says how many were; where an older one
+does not, all count.
 
 Turns resemble each other in two ways: those of one agent, and those of one time, when queues are as they are. So there
 are two bootstraps, of trajectories and of stretches of time, and an interval combines both: a turn's luck has a part of
@@ -30,6 +32,7 @@ from dualpath.results.run import Run
 
 LatencyName = Literal["ttft", "ttst", "tpot", "turn_latency"]
 LATENCIES: dict[LatencyName, str] = {"ttft": "TTFT", "ttst": "TTST", "tpot": "TPOT", "turn_latency": "whole turn"}
+OF_SEVERAL_TOKENS: tuple[LatencyName, ...] = ("ttst", "tpot")
 QUANTILES = (0.5, 0.95, 0.99)
 
 Values = npt.NDArray[np.float64]
@@ -68,10 +71,18 @@ def _planned(run: Run) -> pl.DataFrame:
     missing = max(0, run.manifest.turns_planned - told.height)
     names = told["trajectory"].unique(maintain_order=True)  # whose they were is not known: shared out evenly
     owners = [names[index % len(names)] if len(names) else "" for index in range(missing)]
+    is_of_several = pl.int_range(pl.len()) < _missing_of_several(run, told, missing)
     never = pl.DataFrame({"trajectory": owners}, {"trajectory": pl.String}).with_columns(
-        pl.lit(math.inf).alias(name) for name in LATENCIES
+        (pl.when(is_of_several).then(math.inf) if name in OF_SEVERAL_TOKENS else pl.lit(math.inf)).alias(name)
+        for name in LATENCIES
     )
     return pl.concat([told, never])
+
+
+def _missing_of_several(run: Run, told: pl.DataFrame, missing: int) -> int:
+    """How many of the turns that the run did not come to were to generate two tokens or more."""
+    planned = run.manifest.turns_of_several_tokens_planned
+    return missing if planned is None else min(missing, max(0, planned - told["ttst"].count()))
 
 
 def _latency(turns: pl.DataFrame, name: LatencyName, seed: int) -> Latency:

@@ -82,6 +82,7 @@ class Manifest(msgspec.Struct, frozen=True):
     bucket_ns: int
     reasons: list[str] = []
     turns_planned: int = 0  # not less than the table `turns` has
+    turns_of_several_tokens_planned: int | None = None  # two or more; null: not recorded
     seed: int | None = None
     repeat: int = 0
     deterministic: bool = False

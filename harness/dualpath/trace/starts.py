@@ -59,6 +59,7 @@ class Workload:
     roots: int = 0  # agents that are nobody's sub-agent
     trajectories: int = 0  # sub-agents included
     turns: int = 0
+    turns_of_several_tokens: int = 0  # that generate two or more
     new_tokens: int = 0  # appended and generated
     largest_prompt_tokens: int = 0
     largest_total_tokens: int = 0  # prompt + output
@@ -81,6 +82,7 @@ class Workload:
         return cls(
             trajectories=1,
             turns=len(trajectory.turns),
+            turns_of_several_tokens=sum(turn.generate_tokens >= 2 for turn in trajectory.turns),
             new_tokens=sum(turn.append_tokens + turn.generate_tokens for turn in trajectory.turns),
             largest_prompt_tokens=max(prompts),
             largest_total_tokens=max(
@@ -91,6 +93,7 @@ class Workload:
     def _add(self, other: Workload) -> None:
         self.trajectories += other.trajectories
         self.turns += other.turns
+        self.turns_of_several_tokens += other.turns_of_several_tokens
         self.new_tokens += other.new_tokens
         self.largest_prompt_tokens = max(self.largest_prompt_tokens, other.largest_prompt_tokens)
         self.largest_total_tokens = max(self.largest_total_tokens, other.largest_total_tokens)
