@@ -38,7 +38,7 @@ paper: $(READY) ## simulate every figure and table of the paper, write reports/o
 
 smoke: $(READY) ## trace to report in under 90 s, tiny trace, every arm on 1P1D
 	@$(BIN)/python bench/cpu.py --smoke bench/out/smoke
-	@$(BIN)/dualpath report bench/out/smoke/cpu-1p1d/*/r0 -o reports/out/smoke --title "Smoke: the tiny trace, every arm"
+	@$(BIN)/dualpath report bench/out/smoke/*/*/r0 -o reports/out/smoke --title "Smoke: the tiny trace, every arm"
 
 sim-speed: $(READY) ## how fast the simulator is, beside DynoSim and SimPy from PyPI (20 min, a quiet machine)
 	@$(BIN)/python bench/sim_speed.py

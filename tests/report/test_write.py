@@ -12,6 +12,7 @@ from dualpath.core.errors import RunError
 from dualpath.report import style
 from dualpath.report.caveats import beside
 from dualpath.report.cells import Cell, gather
+from dualpath.report.figures_speed import ties
 from dualpath.report.figures_time import balance_over_time, with_gaps
 from dualpath.report.write import write_report
 from dualpath.results.checks import at_least, at_most
@@ -211,14 +212,47 @@ def test_a_harness_that_was_late_is_said_where_its_latencies_are(tmp_path: Path)
     late = _arm(tmp_path / "late", "layerwise", 4.0)  # turns that are sent after a sixteenth of their time
     write_report([late], tmp_path / "out", title="Late")
     markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert "> 1 of 1 runs are DEGRADED" in markdown
+    assert "> 1 of 1 runs is DEGRADED at p50 and p99: there" in markdown
     assert "| cpu-1p1d | layerwise | TTFT DEGRADED at p50 and p99 |" in markdown
     assert "| cpu-1p1d | layerwise | TPOT |" in markdown  # when tokens follow the first, sending is long done
     rows = [turn(f"t{k}", 0, 0, (4 + k) * S, released_ns=0) for k in range(4)]
     write_report([write_run(tmp_path / "r", rows)], tmp_path / "out", title="In time")
     markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert "> 1 of 1 runs are DEGRADED" not in markdown
+    assert "DEGRADED at" not in markdown
     assert "| in time |" in markdown
+
+
+def test_how_many_runs_were_degraded_is_said_by_percentile(tmp_path: Path) -> None:
+    late = _arm(tmp_path / "late", "layerwise", 4.0)
+    rows = [turn(f"t{k}", 0, 0, 4 * S, released_ns=S if k == 3 else 0) for k in range(4)]
+    write_report([late, write_run(tmp_path / "r", rows, arm="split")], tmp_path / "out", title="Late")
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "> 2 of 2 runs are DEGRADED (1 at p50 and p99, 1 at p99): there" in markdown
+
+
+def test_an_oracle_that_was_slower_than_an_arm_is_said_beside_the_number(tmp_path: Path) -> None:
+    times = {"basic": 4.0, "split": 3.5, "dualpath": 2.5, "oracle": 3.0}
+    runs = [_arm(tmp_path / arm, arm, end_s) for arm, end_s in times.items()]
+    write_report(runs, tmp_path / "out", title="Tiny")
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "| 150.0% (noise: the oracle was slower) |" in markdown
+    assert "| 50.0% |" in markdown
+    assert "cannot be reached" not in markdown
+
+
+def test_what_is_not_shown_is_not_explained(full: Path, tmp_path: Path) -> None:
+    """Of one cluster, whose arms read with different numbers of NICs, no two arms should tie."""
+    whole = (full / "report.md").read_text(encoding="utf-8")
+    assert "its row is the harness alone" in whole
+    runs = [_arm(tmp_path / arm, arm, 2.0) for arm in ("layerwise", "dualpath")]
+    write_report(runs, tmp_path / "out", title="Small")
+    assert "null engine" not in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    no_band = ties(gather(map(Run.load, runs)))
+    other = _arm(tmp_path / "other", "layerwise", 2.0, cluster_keys={"name": "cpu-2p1d"}, prefill=(2, 1))
+    band = ties(gather(map(Run.load, [*runs, other])))
+    for figure, has_band in ((no_band, False), (band, True)):
+        assert figure is not None
+        assert ("grey band" in figure.caption, "of each other" in figure.svg) == (has_band, has_band)
 
 
 def test_the_rule_of_the_steady_window_and_the_warm_up_are_said(tmp_path: Path) -> None:

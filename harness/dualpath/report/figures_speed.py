@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -30,7 +31,7 @@ def ties(evidence: Evidence) -> Figure | None:
     blocks = [sorted((c for c in cells if c.num_snics == count), key=_tie_order) for count in counts]
     height = sum(len(block) + 1.1 for block in blocks)
     drawing, axes = plt.subplots(figsize=(WIDTH_IN, 0.6 + 0.24 * height))
-    row, labels = 0.0, []
+    row, labels, has_band = 0.0, [], False
     for count, block in zip(counts, blocks, strict=True):
         row += 1.1
         axes.annotate(
@@ -41,7 +42,7 @@ def ties(evidence: Evidence) -> Figure | None:
             weight="bold",
             size=9.5,
         )
-        _tie_bands(axes, block, row)
+        has_band |= _tie_bands(axes, block, row)
         for cell in block:
             _jct_bar(axes, cell, row)
             labels.append((row, f"{cell.arm} · {cell.group}"))
@@ -52,11 +53,16 @@ def ties(evidence: Evidence) -> Figure | None:
     axes.set_xlabel("JCT, s")
     axes.spines["left"].set_visible(False)
     rules(axes)
-    handles = [
+    handles: list[Artist] = [
         Line2D([], [], color=INK, marker="o", markersize=3, linestyle="none", label="one run"),
         Line2D([], [], color=INK, marker="|", markersize=10, linestyle="none", label="analytic bound"),
-        Patch(color=GRID, label=f"within {TIE_LIMIT:.0%} of each other"),
     ]
+    band = ""
+    if has_band:
+        handles.append(Patch(color=GRID, label=f"within {TIE_LIMIT:.0%} of each other"))
+        band = (
+            f" The layerwise and dualpath bars of one group should then end inside the grey band, {TIE_LIMIT:.0%} wide."
+        )
     drawing.tight_layout()
     drawing.legend(handles=handles, loc="upper center", ncols=3, bbox_to_anchor=(0.55, 0))
     return finish(
@@ -64,9 +70,8 @@ def ties(evidence: Evidence) -> Figure | None:
         "ties",
         "Equal storage NICs, equal time",
         "Each bar is a mean JCT over repeats, each dot one run. If loading is what limits a run, arms that may read "
-        "with the same number of storage NICs take the same time, whatever the cluster's shape (the paper's Fig 8): "
-        f"the layerwise and dualpath bars of one group should then end inside the grey band, {TIE_LIMIT:.0%} wide. "
-        "The tick is the time the pooled NICs need at full rate for the hits that were loaded. Arms without "
+        "with the same number of storage NICs take the same time, whatever the cluster's shape (the paper's Fig 8)."
+        f"{band} The tick is the time the pooled NICs need at full rate for the hits that were loaded. Arms without "
         "layerwise prefill or without queue-aware routes (basic, dualpath-rr) are not expected to tie.",
     )
 
@@ -75,8 +80,10 @@ def _tie_order(cell: Cell) -> tuple[bool, str, str]:
     return (cell.arm not in TIE_ARMS, cell.group, cell.arm)
 
 
-def _tie_bands(axes: Axes, block: list[Cell], first_row: float) -> None:
-    """One band per workload behind the rows that should tie, as wide as the limit, about their middle."""
+def _tie_bands(axes: Axes, block: list[Cell], first_row: float) -> bool:
+    """One band per workload behind the rows that should tie, as wide as the limit, about their middle. Whether there
+    was any."""
+    has_any = False
     for workload in dict.fromkeys(cell.workload for cell in block):
         rows = [i for i, cell in enumerate(block) if cell.arm in TIE_ARMS and cell.workload == workload]
         if len(rows) < 2:
@@ -92,6 +99,8 @@ def _tie_bands(axes: Axes, block: list[Cell], first_row: float) -> None:
             linewidth=0,
             zorder=0.5,
         )
+        has_any = True
+    return has_any
 
 
 def _jct_bar(axes: Axes, cell: Cell, row: float) -> None:

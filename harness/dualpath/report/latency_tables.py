@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from dualpath.report.cells import Evidence
@@ -20,7 +21,7 @@ _HOW = (
     "bootstraps: of trajectories and of stretches of time, their half-widths added in quadrature; [–]: fewer than "
     f"{FEWEST_GROUPS} of either, too few independent turns for one. Worth: as how many "
     "independent turns the autocorrelated series of turns counts. A failed turn, or one that a run cut short did not "
-    "come to, has infinite latency."
+    "come to, has infinite latency: TTST and TPOT only if it was to generate two tokens or more."
 )
 
 
@@ -118,12 +119,16 @@ def differences(evidence: Evidence) -> Table:
 def degraded_caveat(runs: Sequence[Run]) -> str:
     """What a reader must know before any latency; empty where the harness was in time in all runs."""
     lags = _lags(runs)
-    late = sum(lag.is_degraded for lag in lags)
+    late = Counter(lag.degraded_at for lag in lags if lag.is_degraded)
     if not late:
         return ""
+    number, kinds = late.total(), {" and ".join(percentiles): count for percentiles, count in late.items()}
+    where = " at " + "".join(kinds)
+    if len(kinds) > 1:
+        where = f" ({', '.join(f'{count} at {kind}' for kind, count in sorted(kinds.items()))})"
     return (
-        f"{late} of {len(runs)} runs are{_degraded(lags)}: there the harness sent turns late by more than {SHARE:.0%} "
-        "of TTFT, which is so much its own; see Send lag."
+        f"{number} of {len(runs)} runs {'is' if number == 1 else 'are'} {DEGRADED}{where}: there the harness sent "
+        f"turns late by more than {SHARE:.0%} of TTFT, which is so much its own; see Send lag."
     )
 
 
