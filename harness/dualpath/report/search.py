@@ -80,10 +80,14 @@ def _how_to_read(found: Searched, level: float) -> str:
     lower = "" if found.repeats % 2 else " (of an even number, that is the lower median)"
     text = f"a rate meets the SLO where more than half of {found.repeats} repeats do{lower}; assumed: {_ASSUMES}"
     if found.repeats == 1:
-        return f"{text}; one repeat, so [] is its bracket and no interval: see --repeats"
+        return (
+            f"{text}; in brackets: the largest rate at which the one repeat met it and the smallest at which it did "
+            "not. That is no interval: other seeds would find other rates (--repeats)"
+        )
     return (
-        f"{text}; []: over the repeats' own brackets, which covers the median over seeds (arrivals, gaps, copies) with "
-        f"{level:.1%}"
+        f"{text}; in brackets: the lowest rate up to which every repeat met it, and the highest from which on none "
+        "did. Every repeat has a seed of its own (arrivals, gaps, copies): the median over all possible seeds is within "
+        f"the brackets in {level:.1%} of searches with {found.repeats} repeats"
     )
 
 
