@@ -25,10 +25,12 @@ def test_a_latency_is_never_early_and_rarely_late(errors_ms: list[float], is_kep
     claim = never_early_rarely_late("ttft", "TTFT", "50", np.array(errors_ms), 5.0, ("run",))
     assert claim.is_kept == is_kept
     check = claim.as_check()
+    assert check.note.startswith("known: 50")
     assert (check.passed, check.bound, check.rows) == (is_kept, "0 to 5", ("run",))
 
 
 def test_a_claim_without_upper_limit_says_so() -> None:
     claim = Claim("sustained", "turns/s", "", 200.0, 200.0, 200.0, 100.0, math.inf, "turns/s", ())
     assert (claim.is_kept, claim.bound) == (True, ">= 100")
+    assert claim.as_check().note == "", "nothing is known of it, and it is one number"
     assert not Claim("sustained", "turns/s", "", 0.0, 0.0, 0.0, 100.0, math.inf, "turns/s", ()).is_kept

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from dualpath.cli.shared import CHECK_FAILED, INTERRUPTED, JSON, PATH, VOID, example, print_json, show_table
-from dualpath.report.table import table
+from dualpath.report.table import NONE, table
 from dualpath.selfcheck import Limits, selfcheck
 
 _DEFAULTS = {field.name: field.default for field in fields(Limits)}
@@ -57,20 +57,21 @@ def selfcheck_command(output: Path, plant_ms: float, as_json: bool, **limits: fl
     rows = [
         (
             claim.what,
-            claim.known,
+            claim.known or NONE,
             f"{claim.value:.3f}" if claim.unit == "ms" else f"{claim.value:g}",
-            f"{claim.median:.3f}" if claim.unit == "ms" else "",
-            f"{claim.least:.3f}" if claim.unit == "ms" else "",
-            f"{claim.bound} {claim.unit}",
+            f"{claim.median:.3f}" if claim.has_spread else NONE,
+            f"{claim.least:.3f}" if claim.has_spread else NONE,
+            claim.unit,
+            claim.bound,
             "pass" if claim.is_kept else "FAIL",
         )
         for claim in found.claims
     ]
     note = (
-        "In ms. Measured: how much more than known (99th percentile). A wrong instrument shows in the median, a busy "
-        "machine above it."
+        "Measured, in ms: how much more than known (99th percentile; its median and least beside it). A wrong "
+        "instrument shows in the median, a busy machine above it. In turns/s: what was sustained."
     )
-    show_table(table("", ("claim|", "known", "measured", "median", "least", "allowed|", "|"), rows, note))
+    show_table(table("", ("claim|", "known", "measured", "median", "least", "unit|", "allowed|", "|"), rows, note))
     for reason in found.void:
         click.echo(f"void: {reason}", err=True)
     failed = [claim.id for claim in found.claims if not claim.is_kept]

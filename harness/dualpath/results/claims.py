@@ -34,11 +34,17 @@ class Claim:
         return self.low <= self.least and self.value <= self.high  # nan: not kept
 
     @property
+    def has_spread(self) -> bool:
+        """False: it is one number, not of many errors."""
+        return not self.value == self.median == self.least
+
+    @property
     def bound(self) -> str:
         return f">= {self.low:g}" if math.isinf(self.high) else f"{self.low:g} to {self.high:g}"
 
     def as_check(self) -> Check:
-        note = f"known: {self.known}; median {self.median:.3f}, least {self.least:.3f}"
+        spread = f"median {self.median:.3f}, least {self.least:.3f}" if self.has_spread else ""
+        note = "; ".join(filter(None, (f"known: {self.known}" if self.known else "", spread)))
         return Check(self.id, self.what, self.value, self.unit, self.bound, self.is_kept, note, self.rows)
 
 
