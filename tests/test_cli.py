@@ -92,6 +92,11 @@ def test_a_run_then_its_report_and_comparison(
     assert code == 0
     compared = json.loads(out.splitlines()[-1])
     assert compared["trajectories"] == 2
+    assert "x  1 pair\n" in out
+    assert "no interval: 2 trajectories have a value, of at least 6 that it needs" in out
+    interval = compared["trajectory_speed_up"]
+    assert (interval["low"], interval["high"]) == (None, None)
+    assert compared["run_a"]["latencies"][0]["mean_ns"]["low"] is None
     assert [each["failed"] for each in compared["run_b"]["latencies"]] == [0] * 4
     assert compared["run_b"]["send_lag"]["p99_ns"] > 0
 
@@ -111,7 +116,7 @@ def test_a_void_run_is_compared_by_latencies_alone(
     found = json.loads(out.splitlines()[-1])
     assert "speed_up" not in found
     assert (found["run_a"]["latencies"][0]["failed"], found["run_b"]["latencies"][0]["failed"]) == (0, 1)
-    assert found["run_b"]["latencies"][0]["mean"]["value"] == "inf"  # JSON has no infinity
+    assert found["run_b"]["latencies"][0]["mean_ns"]["value"] == "inf"  # JSON has no infinity
     assert found["run_b"]["void"] == ["DE0 died"]
 
 

@@ -206,6 +206,7 @@ def test_a_void_run_shows_its_latencies_with_failures_as_infinite_apart_from_res
     assert "| cpu-1p1d | split | TTFT | ∞ [" in markdown[markdown.index("### Latency in void runs") :]
     assert "| 5 (" in markdown
     assert "split" not in markdown[: markdown.index("## Void runs")]
+    assert "- **1** void run (" in markdown
 
 
 def test_a_harness_that_was_late_is_said_where_its_latencies_are(tmp_path: Path) -> None:

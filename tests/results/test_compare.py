@@ -48,6 +48,12 @@ def test_an_interval_needs_six_trajectories(tmp_path: Path) -> None:
     assert found.trajectory_speed_up.high in {6 / (6 - each / 2) for each in range(2, 7)}, "a sample, as it is"
 
 
+def test_how_many_trajectories_have_a_latency_is_told(tmp_path: Path) -> None:
+    rows = [turn(f"t{index}", 0, 0, S, generate_tokens=3 if index < 2 else 1) for index in range(7)]
+    a, b = (Run.load(write_run(tmp_path / name, rows)) for name in "ab")
+    assert compare(a, b).latency_trajectories == {"ttft": 7, "ttst": 2, "tpot": 2, "turn_latency": 7}
+
+
 def test_the_interval_is_seeded(tmp_path: Path) -> None:
     a = _run(tmp_path / "a", {f"t{i}": 8 + i % 7 + i / 50 for i in range(40)})
     b = _run(tmp_path / "b", {f"t{i}": 5 + i % 5 + i / 50 for i in range(40)})

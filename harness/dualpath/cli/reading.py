@@ -13,7 +13,7 @@ from dualpath.report.latency_tables import LATENCY_COLUMNS, lag_text, latency_ce
 from dualpath.report.table import Table, table
 from dualpath.report.write import write_report
 from dualpath.results.compare import Comparison, Ratio, compare
-from dualpath.results.intervals import Interval
+from dualpath.results.intervals import FEWEST_GROUPS, Interval
 from dualpath.results.latencies import LATENCIES, Latency, latencies
 from dualpath.results.run import Run
 from dualpath.results.send_lag import send_lag
@@ -45,11 +45,11 @@ def compare_command(run_a: Path, run_b: Path, as_json: bool) -> int:
     print_json(
         as_json,
         {
-            **(asdict(found) if found is not None else {}),
+            **(_comparison_value(found) if found is not None else {}),
             **{
                 side: {
                     "void": list(run.reasons),
-                    "latencies": [asdict(each) for each in own],
+                    "latencies": [_latency_value(each) for each in own],
                     "send_lag": None if lag is None else {**asdict(lag), "degraded_at": lag.degraded_at},
                 }
                 for side, run, own, lag in zip(("run_a", "run_b"), runs, sides, lags, strict=True)
@@ -60,18 +60,52 @@ def compare_command(run_a: Path, run_b: Path, as_json: bool) -> int:
 
 
 def _show_differences(found: Comparison) -> None:
-    def line(name: str, found: Interval | Ratio | None, unit: str, what: str = "95 %") -> None:
-        if isinstance(found, Interval) and not found.is_known:
-            click.echo(f"{name:32} {found.value:9.3f} {unit:2} no interval: too few trajectories")
-        elif found is not None:
-            click.echo(f"{name:32} {found.value:9.3f} {unit:2} {what} [{found.low:.3f}, {found.high:.3f}]")
+    def line(name: str, value: float, unit: str, words: str) -> None:
+        click.echo(f"{name:32} {value:9.3f} {unit:2} {words}")
+
+    def with_interval(name: str, each: Interval, unit: str, trajectories: int) -> None:
+        few = f"no interval: {trajectories} trajectories have a value, of at least {FEWEST_GROUPS} that it needs"
+        line(name, each.value, unit, f"95 % [{each.low:.3f}, {each.high:.3f}]" if each.is_known else few)
 
     click.echo(f"{found.trajectories} trajectories, paired")
-    line("speed-up, JCT A / JCT B", found.speed_up, "x", f"range of {found.speed_up.pairs} pairs")
-    line("mean trajectory time, A / B", found.trajectory_speed_up, "x")
-    line("trajectory time, B - A", found.trajectory_jct_difference_s, "s")
+    line("speed-up, JCT A / JCT B", found.speed_up.value, "x", _pairs_text(found.speed_up))
+    with_interval("mean trajectory time, A / B", found.trajectory_speed_up, "x", found.trajectories)
+    with_interval("trajectory time, B - A", found.trajectory_jct_difference_s, "s", found.trajectories)
     for name, difference in found.latency_differences_s.items():
-        line(f"{LATENCIES[name]}, B - A", difference, "s")
+        if difference is not None:
+            with_interval(f"{LATENCIES[name]}, B - A", difference, "s", found.latency_trajectories[name])
+
+
+def _pairs_text(found: Ratio) -> str:
+    """One pair has no range."""
+    return "1 pair" if found.pairs == 1 else f"range of {found.pairs} pairs [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _comparison_value(found: Comparison) -> dict[str, object]:
+    return {
+        **asdict(found),
+        "trajectory_speed_up": _interval_value(found.trajectory_speed_up),
+        "trajectory_jct_difference_s": _interval_value(found.trajectory_jct_difference_s),
+        "latency_differences_s": {name: _interval_value(each) for name, each in found.latency_differences_s.items()},
+    }
+
+
+def _latency_value(found: Latency) -> dict[str, object]:
+    intervals = {"mean": found.mean, "p50": found.p50, "p95": found.p95, "p99": found.p99}
+    return {
+        "name": found.name,
+        "turns": found.turns,
+        "failed": found.failed,
+        "effective": found.effective,
+        **{f"{name}_ns": _interval_value(each) for name, each in intervals.items()},
+    }
+
+
+def _interval_value(found: Interval | None) -> dict[str, object] | None:
+    """Ends are null where there are too few groups for an interval."""
+    if found is None:
+        return None
+    return asdict(found) if found.is_known else {**asdict(found), "low": None, "high": None}
 
 
 def _latency_table(sides: Sequence[Sequence[Latency]]) -> Table:

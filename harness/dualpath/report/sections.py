@@ -56,7 +56,8 @@ def headline(evidence: Evidence, checks: Sequence[Check], more: Sequence[str] = 
         passed = sum(check.passed for check in checks)
         tiles.append(Tile("checks passed", f"{passed} / {len(checks)}", "each with its bound, below"))
     if evidence.void:
-        tiles.append(Tile("void runs", str(len(evidence.void)), "not used in any number"))
+        label = "void run" if len(evidence.void) == 1 else "void runs"
+        tiles.append(Tile(label, str(len(evidence.void)), "not used in any number"))
     return tiles
 
 

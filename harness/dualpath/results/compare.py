@@ -47,6 +47,7 @@ class Comparison:
     trajectory_speed_up: Interval  # mean trajectory JCT of A / of B, resampled by trajectory
     trajectory_jct_difference_s: Interval  # mean over trajectories of (B - A)
     latency_differences_s: dict[LatencyName, Interval | None]  # mean over turns that have it of (B - A), likewise
+    latency_trajectories: dict[LatencyName, int]  # how many have a turn that has the latency
     is_paired_by_repeat: bool
 
 
@@ -89,6 +90,7 @@ def compare(
         trajectory_speed_up=_interval(jcts_a.sum() / jcts_b.sum(), ratios, count),
         trajectory_jct_difference_s=_interval(jct_diff.mean() / NS_PER_S, jct_diffs, count, NS_PER_S),
         latency_differences_s=_differences(sums, nums, np.concatenate(latency_diffs)),
+        latency_trajectories=dict(zip(LATENCIES, np.count_nonzero(nums, axis=0).tolist(), strict=True)),
         is_paired_by_repeat=paired,
     )
 
