@@ -86,8 +86,8 @@ def _how_to_read(found: Searched, level: float) -> str:
         )
     return (
         f"{text}; in brackets: the lowest rate up to which every repeat met it, and the highest from which on none "
-        "did. Every repeat has a seed of its own (arrivals, gaps, copies): the median over all possible seeds is within "
-        f"the brackets in {level:.1%} of searches with {found.repeats} repeats"
+        "did. Every repeat has a seed of its own (arrivals, gaps, copies): the median over all possible seeds is "
+        f"within the brackets in {level:.1%} of searches with {found.repeats} repeats"
     )
 
 
