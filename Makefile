@@ -50,7 +50,7 @@ rdma: $(READY) ## RDMA measured in guests: isolation of traffic classes, cost of
 gate: $(READY) ## did the last commit, or what is not committed yet, make it slower? (6 min; bench/README.md)
 	@base=HEAD; [ -n "$$(git status --porcelain)" ] || base=HEAD^; $(BIN)/dualpath gate bench/gates/ci.toml --base $$base
 
-test: $(READY) ## all tests (about 15 min)
+test: $(READY) ## all tests (under 25 min)
 	@$(BIN)/python -m pytest
 
 test-rdma: $(READY) ## tests of RDMA, in guests with Debian's kernel and its software RDMA device (under 10 min)
