@@ -28,6 +28,7 @@ from dualpath.hosts import engine_code, listening, remote_nodes
 from dualpath.plan import Outcome, Plan
 from dualpath.replay import replay
 from dualpath.results.run import Run
+from engine_setups import engine_setup
 
 pytestmark = pytest.mark.engine
 TOKEN = "a token that nobody guesses"
@@ -39,6 +40,10 @@ def address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 class Worker:
@@ -53,8 +58,7 @@ class Worker:
 
     def engines(self) -> list[int]:
         """Process numbers."""
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [engine for nursery in _children(self.process.pid) for engine in _children(nursery)]
 
     def says(self, text: str) -> str:
         """What it says until then."""
@@ -182,7 +186,10 @@ def test_a_host_that_falls_silent_is_lost_with_its_engines(
 
 
 def test_a_coordinator_that_falls_silent_leaves_no_engine_behind(
-    cluster_file: Callable[..., Path], tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+    cluster_file: Callable[..., Path],
+    tmp_path: Path,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(remote_host, "_SILENCE_S", 2.0)
     cluster = load_cluster(cluster_file()).cluster
@@ -198,7 +205,7 @@ def test_a_coordinator_that_falls_silent_leaves_no_engine_behind(
 
         thread = threading.Thread(target=serve)
         thread.start()
-        coordinator.start(null_setup(cluster), [0], [[1]])
+        coordinator.start(engine_setup(cluster), [0], [[1]])
         assert {each.engine for each in coordinator.answers() if isinstance(each, Hello)} == {0, 1}
         thread.join(30)  # the coordinator listens no more
         assert "the coordinator has been silent for 2 s" in said[-1]
@@ -259,31 +266,6 @@ def test_a_message_that_cannot_be_read_is_refused_and_the_run_goes_on(
     assert b"install the same commit on both" in other.recv()
     other.close(linger=0)
     context.term()
-
-
-def null_setup(cluster: Any) -> EngineSetup:
-    encoded = msgspec.msgpack.encode(cluster)
-    return EngineSetup(
-        -1,
-        "",
-        "",
-        os.getpid(),
-        0,
-        "",
-        True,
-        True,
-        False,
-        False,
-        True,
-        "",
-        "process",
-        None,
-        -1,
-        [],
-        None,
-        False,
-        encoded,
-    )
 
 
 @pytest.mark.parametrize(

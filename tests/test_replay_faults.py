@@ -31,22 +31,17 @@ def _run(trace: Path, cluster: Path, output: Path, arm: str, **options: Any) -> 
 
 
 def _engines() -> list[int]:
-    return _children(os.getpid(), b"dualpath.engine.worker")
+    return [engine for child in _children(os.getpid(), "python") for engine in _children(child, "engine-")]
 
 
-def _children(of: int, named: bytes) -> list[int]:
-    """Processes with such a command line that are children of one."""
+def _children(of: int, named: str) -> list[int]:
+    """Processes of such a name that are children of one and have not ended."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (entry / "cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if parent == of and named in command:
-            found.append(int(entry.name))
+    for child in Path(f"/proc/{of}/task/{of}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            name, _, rest = Path(f"/proc/{child}/stat").read_text().partition(" (")[2].rpartition(") ")
+            if name.startswith(named) and not rest.startswith("Z"):
+                found.append(int(child))
     return found
 
 
@@ -126,9 +121,7 @@ def test_no_process_outlives_a_run(
 
     def kill_one(ended: int, planned: int) -> None:
         if ended == 2:
-            storage = [
-                child for engine in _engines() for child in _children(engine, b"dualpath.engine.storage_process")
-            ]
+            storage = [child for engine in _engines() for child in _children(engine, "storage-")]
             assert len(storage) == 2
             left.extend(os.pidfd_open(pid) for pid in [*_engines(), *storage])
             killed.append(min(_engines() if at == "engine" else storage))

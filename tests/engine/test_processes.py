@@ -13,11 +13,9 @@ import msgspec
 import pytest
 import zmq
 from dualpath.cluster_file import load_cluster
-from dualpath.core.cluster import Cluster
 from dualpath.core.errors import WorkerError
 from dualpath.engine.messages import (
     BlocksRead,
-    EngineSetup,
     Failed,
     FromEngine,
     Hello,
@@ -28,6 +26,7 @@ from dualpath.engine.messages import (
 )
 from dualpath.engine.processes import EngineProcesses
 from dualpath.engine.wire import engine_identity, join
+from engine_setups import engine_setup
 
 pytestmark = pytest.mark.engine
 
@@ -37,37 +36,13 @@ def processes(tmp_path: Path, cluster_file: Callable[..., Path]) -> Iterator[Eng
     """Two null engines, ready."""
     processes = EngineProcesses(tmp_path)
     try:
-        processes.start(null_setup(load_cluster(cluster_file()).cluster), [0, 1])
+        processes.start(engine_setup(load_cluster(cluster_file()).cluster), [0, 1])
         assert {message.engine for message in processes.answers() if isinstance(message, Hello)} == {0, 1}
         for engine in range(2):
             processes.send(engine, StartClock(0))
         yield processes
     finally:
         processes.close()
-
-
-def null_setup(cluster: Cluster) -> EngineSetup:
-    return EngineSetup(
-        engine=-1,
-        run="",
-        address="",
-        parent_pid=os.getpid(),
-        seed=0,
-        checkpoint="",
-        layerwise=True,
-        moves_kv=True,
-        deterministic=False,
-        verify=False,
-        null=True,
-        store_directory="",
-        durable="process",
-        network=None,
-        pacer_fd=-1,
-        buffer_fds=[],
-        weights=None,
-        counts_port=False,
-        cluster=msgspec.msgpack.encode(cluster),
-    )
 
 
 def kill(processes: EngineProcesses, engine: int) -> None:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 from dualpath.cluster_file import load_cluster
@@ -16,10 +15,11 @@ from dualpath.core.cluster import Cluster
 from dualpath.core.errors import WorkerError
 from dualpath.engine.data_path import link_rates
 from dualpath.engine.geometry import BlockGeometry, buffer_bytes, store_layout
-from dualpath.engine.messages import BlockRef, BlocksRead, EngineSetup, Failed, ReadBlocks
+from dualpath.engine.messages import BlockRef, BlocksRead, Failed, ReadBlocks
 from dualpath.engine.pacer import Pacer
 from dualpath.engine.storage_client import StorageClient
 from dualpath.engine.store import SegmentWriter, create_store
+from engine_setups import engine_setup
 
 pytestmark = pytest.mark.engine
 NUM = 6
@@ -34,28 +34,9 @@ class Storage:
         self.said: queue.SimpleQueue[BlocksRead | Failed] = queue.SimpleQueue()
         self.failed: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
         self._pacer = Pacer.create(link_rates(cluster))
-        setup = EngineSetup(
-            engine=0,
-            run="",
-            address="",
-            parent_pid=os.getpid(),
-            seed=0,
-            checkpoint="",
-            layerwise=True,
-            moves_kv=True,
-            deterministic=False,
-            verify=True,
-            null=False,
-            store_directory=str(directory),
-            durable="process",
-            network=None,
-            pacer_fd=self._pacer.fileno(),
-            buffer_fds=[self.fd, -1],
-            weights=None,
-            counts_port=False,
-            cluster=msgspec.msgpack.encode(cluster),
-        )
-        self.client = StorageClient(setup, self.said.put)
+        shared = {"pacer_fd": self._pacer.fileno(), "buffer_fds": [self.fd, -1]}
+        setup = engine_setup(cluster, engine=0, verify=True, store_directory=str(directory), **shared)
+        self.client = StorageClient(setup)
 
     def spawn(self, name: str, body: Callable[[], None]) -> None:
         def run() -> None:
@@ -86,7 +67,7 @@ def block(num_bytes: int, number: int) -> bytes:
 def test_blocks_lie_in_their_slots_and_are_counted(stored: tuple[Cluster, Path, list[BlockRef]]) -> None:
     cluster, directory, refs = stored
     storage = Storage(cluster, directory)
-    storage.client.ready()
+    storage.client.ready(storage.said.put)
     storage.client.start(0, storage.spawn)
     slots = [5, 3, 0, 1, 4, 2]
     storage.client.submit(ReadBlocks(7, 0, refs[:4], slots[:4], 0, 1))
@@ -110,7 +91,7 @@ def test_a_corrupt_block_and_a_missing_store_are_told(stored: tuple[Cluster, Pat
     data[refs[2].location.offset] ^= 1
     segment.write_bytes(data)
     storage = Storage(cluster, directory)
-    storage.client.ready()
+    storage.client.ready(storage.said.put)
     storage.client.start(0, storage.spawn)
     storage.client.submit(ReadBlocks(7, 0, refs[2:3], [0], 0, 1))
     told = storage.said.get(timeout=60)
@@ -119,7 +100,7 @@ def test_a_corrupt_block_and_a_missing_store_are_told(stored: tuple[Cluster, Pat
     storage.client.close()
 
     nowhere = Storage(cluster, directory / "nowhere")
-    nowhere.client.ready()
+    nowhere.client.ready(nowhere.said.put)
     told = nowhere.said.get(timeout=60)
     assert isinstance(told, Failed)
     assert told.kind == "StoreError"
@@ -129,7 +110,7 @@ def test_a_corrupt_block_and_a_missing_store_are_told(stored: tuple[Cluster, Pat
 def test_a_process_that_is_killed_is_named(stored: tuple[Cluster, Path, list[BlockRef]]) -> None:
     cluster, directory, _ = stored
     storage = Storage(cluster, directory)
-    storage.client.ready()
+    storage.client.ready(storage.said.put)
     storage.client.start(0, storage.spawn)
     storage.client._process.kill()
     error = storage.failed.get(timeout=60)

@@ -18,7 +18,7 @@ from machine import MODULES, SKIPPED, Guest, Machines, Missing, install
 
 PYTEST = "-m pytest -m rdma -rs -p no:cacheprovider --basetemp=/run/tmp/pytest"
 LOOPBACK = "rdma link add rxe0 type rxe netdev lo"
-LIMIT_S = 600
+LIMIT_S = 900  # the tests have taken 500
 NOT_UP = 78
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -92,10 +91,6 @@ class EngineBackend:
         self._stored = stored
         self._verify = verify
         self._setup = EngineSetup(
-            engine=-1,
-            run="",
-            address="",
-            parent_pid=os.getpid(),
             seed=seed,
             checkpoint=str(checkpoint.absolute()) if checkpoint is not None else "",
             layerwise=arm.layerwise,
@@ -106,10 +101,6 @@ class EngineBackend:
             store_directory=str(store_directory.absolute()),
             durable=durable,
             network=network,
-            pacer_fd=-1,
-            buffer_fds=[],
-            weights=None,
-            counts_port=False,
             cluster=msgspec.msgpack.encode(cluster),
             delays=delays,
         )

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +16,11 @@ from dualpath.engine.data_path import link_rates
 from dualpath.engine.devices import shown, visible_device
 from dualpath.engine.geometry import buffer_bytes
 from dualpath.engine.messages import EngineSetup, WeightsShare
+from dualpath.engine.nursery import Child, Nursery, Program, nursery
 from dualpath.engine.pacer import Pacer
 from dualpath.engine.shared_weights import new_board
 from dualpath.engine.wire import TOKEN_VARIABLE
 
-# glibc: keep what is freed. Else, in some processes and not in others, as their heaps happen to lie, every freed tensor
-# goes back to the system and is faulted in again, page by page: decode steps then take twice their time.
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 _END_TIMEOUT_S = 10
 
 
@@ -34,8 +30,9 @@ class Host:
     def __init__(self, log_directory: Path, token: str) -> None:
         self._log_directory = log_directory
         self._token = token
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self.pidfds: dict[int, int] = {}  # pidfd -> engine
+        self._nursery: Nursery | None = None
+        self._children: dict[int, Child] = {}
+        self.pidfds: dict[int, int] = {}  # pidfd -> engine, of those that are watched
 
     def start(self, setup: EngineSetup, engines: Sequence[int]) -> None:
         """Start engines that share the memory they are to share. setup: all that is the same for them."""
@@ -54,7 +51,6 @@ class Host:
             own = {
                 "counts_port": engine == engines[0],
                 "engine": engine,
-                "parent_pid": os.getpid(),
                 "pacer_fd": pacer.fileno(),
                 "buffer_fds": wanted,
                 "weights": shares.get(engine),
@@ -65,26 +61,12 @@ class Host:
         pacer.close()
 
     def _start(self, setup: EngineSetup, device: str | None) -> None:
-        environment = dict(os.environ) | (shown(device) if device is not None else {})
-        environment[TOKEN_VARIABLE] = self._token
-        environment.setdefault("OMP_NUM_THREADS", "1")
-        for name, value in _ALLOCATOR.items():
-            environment.setdefault(name, value)
-        weights_fds = [setup.weights.board_fd, setup.weights.ready_fd] if setup.weights else []
-        with self._log(setup.engine).open("wb") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", f"dualpath.engine.{_program(setup)}"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                pass_fds=[setup.pacer_fd, *(fd for fd in setup.buffer_fds if fd >= 0), *weights_fds],
-            )
+        environment = dict(os.environ) | (shown(device) if device is not None else {}) | {TOKEN_VARIABLE: self._token}
+        encoded = {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
+        self._nursery = nursery(_program(setup))
+        child = self._nursery.fork(setup, encoded, self._log(setup.engine))
         self._children[setup.engine] = child
-        self.pidfds[os.pidfd_open(child.pid)] = setup.engine
-        assert child.stdin is not None
-        with child.stdin:
-            child.stdin.write(msgspec.msgpack.encode(setup))
+        self.pidfds[child.pidfd] = setup.engine
 
     @property
     def pids(self) -> dict[int, int]:
@@ -92,17 +74,20 @@ class Host:
 
     def forget(self, engine: int) -> None:
         """Watch the engine's process no longer."""
-        for pidfd, owner in list(self.pidfds.items()):
-            if owner == engine:
-                os.close(pidfd)
-                del self.pidfds[pidfd]
+        self.pidfds.pop(self._children[engine].pidfd, None)
 
     def death(self, engine: int) -> str:
         """How an engine ended that has ended."""
         child = self._children[engine]
-        status = child.wait()
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        status = self._status(child)
+        how = "has ended" if status is None else f"exited with status {status}"
+        if status is not None and status < 0:
+            how = f"was killed by {signal.Signals(-status).name}"
         return f"engine {engine} (pid {child.pid}) {how}{self.last_words(engine)}"
+
+    def _status(self, child: Child) -> int | None:
+        """Returns when there is no such process any more."""
+        return self._nursery.status(child.pid) if self._nursery is not None else None
 
     def last_words(self, engine: int) -> str:
         path = self._log(engine)
@@ -114,20 +99,19 @@ class Host:
 
     def close(self) -> None:
         """End all engines, by force where they do not end by themselves. Idempotent."""
-        for engine, child in self._children.items():
-            self.forget(engine)
-            if child.poll() is None:
-                child.send_signal(signal.SIGTERM)
+        self.pidfds.clear()
+        children, self._children = self._children, {}
+        for child in children.values():
+            child.send_signal(signal.SIGTERM)
         deadline_s = time.monotonic() + _END_TIMEOUT_S
-        for child in self._children.values():
-            try:
-                child.wait(max(0.1, deadline_s - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+        for child in children.values():
+            if not child.has_ended(max(0.1, deadline_s - time.monotonic())):
+                child.send_signal(signal.SIGKILL)
+            self._status(child)
+            os.close(child.pidfd)
 
 
-def _program(setup: EngineSetup) -> str:
+def _program(setup: EngineSetup) -> Program:
     if setup.null:
         return "null_engine" if setup.delays is None else "stub_engine"
     return "worker"

@@ -202,13 +202,9 @@ class Delays(msgspec.Struct, frozen=True):
     token_ns: int  # each further token
 
 
-class EngineSetup(msgspec.Struct, frozen=True):
-    """What an engine process is started with."""
+class EngineSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine process is started with. What has a default is filled in on the way to it."""
 
-    engine: int
-    run: str  # a name of its own, or an engine left over from another run could be taken for this one's
-    address: str
-    parent_pid: int
     seed: int
     checkpoint: str  # folder; empty: random weights
     layerwise: bool
@@ -219,12 +215,18 @@ class EngineSetup(msgspec.Struct, frozen=True):
     store_directory: str
     durable: str
     network: NetworkSettings | None  # None: shared memory
-    pacer_fd: int
-    buffer_fds: list[int]  # by engine; -1 where this engine needs none
-    weights: WeightsShare | None  # None: it has them for itself
-    counts_port: bool  # one engine of each host reads the counters of the NIC's port
     cluster: bytes  # msgpack of core.cluster.Cluster
     delays: Delays | None = None  # with `null`: answer after these instead of at once
+    # by the coordinator
+    run: str = ""  # a name of its own, or an engine left over from another run could be taken for this one's
+    address: str = ""
+    # by the host
+    engine: int = -1
+    pacer_fd: int = -1
+    buffer_fds: list[int] = []  # by engine; -1 where this engine needs none
+    weights: WeightsShare | None = None  # None: it has them for itself
+    counts_port: bool = False  # one engine of each host reads the counters of the NIC's port
+    parent_pid: int = 0  # whose end is the engine's
 
 
 # --- hosts: who runs the engines of nodes that are elsewhere -------------------------------------------------------

@@ -1,7 +1,4 @@
-"""An engine that completes every command at once: what is left to measure is the harness itself.
-
-`python -m dualpath.engine.null_engine`, in the place of `dualpath.engine.worker`.
-"""
+"""An engine that completes every command at once: what is left to measure is the harness itself."""
 
 from __future__ import annotations
 
@@ -68,5 +65,5 @@ class NullEngine:
                 self._emit(TurnDone(t_ns, message.request, second_ns, t_ns, 0, stored))
 
 
-if __name__ == "__main__":
-    run_process(NullEngine)
+def run(setup: EngineSetup) -> None:
+    run_process(setup, NullEngine)

@@ -35,6 +35,7 @@ from dualpath.engine.messages import (
     StartEngines,
     ToHost,
 )
+from dualpath.engine.nursery import nursery
 from dualpath.engine.wire import Socket, join
 
 _PRESENT_S = 1.0  # between two signs of life,
@@ -90,6 +91,7 @@ class RemoteHost:
         self._poller.register(self._socket, zmq.POLLIN)
         self._decoder = msgspec.msgpack.Decoder(ToHost)
         self._host = Host(directory, offer.token)
+        nursery("worker")  # that its imports are done when a coordinator comes
         self._clock = Clock()
         self._heard_s = time.monotonic()
         self._present_s = 0.0  # when to say so again

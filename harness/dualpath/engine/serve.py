@@ -1,4 +1,4 @@
-"""The process around an engine: set up by a message on standard input, told what to do over a socket.
+"""The process around an engine: told what to do over a socket.
 
 The main thread speaks with the coordinator and alone may touch the socket; the engine's own threads leave their
 messages in the outbox. Not aware of what an engine does.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 import queue
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -80,10 +79,8 @@ def failed(engine: int, error: BaseException) -> Failed:
     return Failed(engine, type(error).__name__, str(error) or repr(error), traceback.format_exc())
 
 
-def run_process(build: Callable[[EngineSetup, Outbox], Served]) -> None:
+def run_process(setup: EngineSetup, build: Callable[[EngineSetup, Outbox], Served]) -> None:
     """The whole life of an engine's process. Does not return."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
-    setup = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineSetup)
     sys.setswitchinterval(0.0005)  # the computing thread must not wait 5 ms for each short step of the others
     context = zmq.Context[zmq.Socket[bytes]](io_threads=1)
     socket = join(context, setup.address, os.environ[TOKEN_VARIABLE], engine_identity(setup.engine, setup.run))

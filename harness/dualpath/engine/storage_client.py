@@ -6,13 +6,13 @@ then waits longer for the interpreter than for its bytes.
 
 from __future__ import annotations
 
+import multiprocessing
 import queue
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import msgspec
 
@@ -29,29 +29,32 @@ from dualpath.engine.messages import (
     Summary,
     ToStorage,
 )
+from dualpath.engine.storage_process import serve
 
 
 class StorageClient:
-    """`submit` returns at once; `emit` gets BlocksRead, or why there will be none."""
+    """`submit` returns at once; BlocksRead comes, or why there will be none."""
 
-    def __init__(self, setup: EngineSetup, emit: Callable[[BlocksRead | Failed], None]) -> None:
-        """Starts the process; see `ready`."""
+    def __init__(self, setup: EngineSetup) -> None:
+        """Forks the process, and so wants to be called before there are threads; see `ready`."""
         self._engine = setup.engine
-        self._emit = emit
         self._sending = threading.Lock()
         self._summary: queue.SimpleQueue[Summary | None] = queue.SimpleQueue()
         here, there = socket.socketpair()
-        with there:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "dualpath.engine.storage_process", str(there.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(there.fileno(), setup.pacer_fd, setup.buffer_fds[setup.engine]),
-            )
-        self._connection = Connection(here.detach())
-        self._connection.send_bytes(msgspec.msgpack.encode(setup))
 
-    def ready(self) -> None:
-        """Wait until it is. Raises WorkerError."""
+        def become() -> None:
+            here.close()
+            Path("/proc/self/comm").write_text(f"storage-{setup.engine}")
+            serve(Connection(there.detach()), setup)
+
+        self._process = multiprocessing.get_context("fork").Process(target=become)
+        self._process.start()
+        there.close()
+        self._connection = Connection(here.detach())
+
+    def ready(self, emit: Callable[[BlocksRead | Failed], None]) -> None:
+        """Wait until it is. emit: who wants to hear of reads. Raises WorkerError."""
+        self._emit = emit
         match self._receive():
             case Hello():
                 pass
@@ -79,7 +82,7 @@ class StorageClient:
     def close(self) -> None:
         """No process is left."""
         self._process.kill()
-        self._process.wait()
+        self._process.join()
 
     def _listen(self) -> None:
         try:
@@ -106,6 +109,7 @@ class StorageClient:
             raise WorkerError(self._ended()) from error
 
     def _ended(self) -> str:
-        status = self._process.wait()
+        self._process.join()
+        status = self._process.exitcode or 0
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         return f"the storage process of engine {self._engine} (pid {self._process.pid}) {how}"

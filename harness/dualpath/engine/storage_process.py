@@ -1,7 +1,7 @@
-"""The process that reads storage for an engine: `python -m dualpath.engine.storage_process FD`.
+"""The process that reads storage for an engine, which forks it (storage_client.py).
 
-FD is a socket to the engine (storage_client.py). Here are no model and no GPU; the engine's buffer and the links are
-shared memory. Ends when the engine says so, or is gone.
+Here are no model and no GPU; the engine's buffer and the links are shared memory. Ends when the engine says so, or is
+gone.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import signal
-import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -42,10 +40,10 @@ from dualpath.engine.store import BlockReader
 
 
 class StorageProcess:
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, setup: EngineSetup) -> None:
         self._connection = connection
         self._sending = threading.Lock()
-        self._setup = msgspec.msgpack.decode(connection.recv_bytes(), type=EngineSetup)
+        self._setup = setup
 
     def run(self) -> None:
         """Until told to shut down. Raises EOFError where the engine is gone."""
@@ -90,18 +88,13 @@ class StorageProcess:
             self.tell(error)
 
 
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
-    with contextlib.suppress(EOFError, ConnectionError):  # the engine is gone
-        process = StorageProcess(Connection(int(sys.argv[1])))
-        try:
-            process.run()
-        except (EOFError, ConnectionError):
-            raise
-        except Exception as error:  # the process's boundary
-            process.tell(error)
+def serve(connection: Connection, setup: EngineSetup) -> None:
+    """The whole life of the process. Does not return."""
+    process = StorageProcess(connection, setup)
+    try:
+        process.run()
+    except (EOFError, ConnectionError):  # the engine is gone
+        pass
+    except Exception as error:  # the process's boundary
+        process.tell(error)
     os._exit(0)  # daemon threads may be inside native code
-
-
-if __name__ == "__main__":
-    main()

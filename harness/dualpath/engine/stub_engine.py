@@ -1,7 +1,6 @@
 """An engine that answers after known delays: what the harness then measures can be held against what is known.
 
-`python -m dualpath.engine.stub_engine`, in the place of `dualpath.engine.worker`. It stamps, as engines do, when a
-thing happened, so an answer that its own alarm gave late counts as later.
+It stamps, as engines do, when a thing happened, so an answer that its own alarm gave late counts as later.
 """
 
 from __future__ import annotations
@@ -111,5 +110,5 @@ class Alarms:
         return self._heap[0][0] - time.monotonic_ns() if self._heap else None
 
 
-if __name__ == "__main__":
-    run_process(StubEngine)
+def run(setup: EngineSetup) -> None:
+    run_process(setup, StubEngine)

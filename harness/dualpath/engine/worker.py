@@ -1,4 +1,4 @@
-"""One engine, wired: `python -m dualpath.engine.worker`.
+"""One engine, wired.
 
 The work is done by the threads of the engine's parts. Any failure in any of them is told to the coordinator, which
 ends the run.
@@ -51,14 +51,14 @@ from dualpath.engine.verbs_transport import VerbsTransport
 class Engine:
     """The parts of one engine, wired."""
 
-    def __init__(self, setup: EngineSetup, outbox: Outbox) -> None:
+    def __init__(self, setup: EngineSetup, outbox: Outbox, storage: StorageClient) -> None:
         torch.set_num_threads(1)
         cluster = msgspec.msgpack.decode(setup.cluster, type=Cluster)
         engine = setup.engine
         self._outbox = outbox
         self._setup = setup
         self._meter = Meter()
-        self._storage = StorageClient(setup, outbox.put)
+        self._storage = storage
         self.path = DataPath(cluster, Pacer.attach(setup.pacer_fd), self._meter)
         buffers = {
             peer: SharedBuffer(fd, buffer_bytes(cluster, peer)) for peer, fd in enumerate(setup.buffer_fds) if fd >= 0
@@ -116,7 +116,7 @@ class Engine:
                 deterministic=setup.deterministic,
                 verify=setup.verify,
             )
-        self._storage.ready()
+        self._storage.ready(outbox.put)
 
     def start(self, zero_ns: int) -> None:
         """Set the run's clock and start working."""
@@ -196,5 +196,7 @@ def _port_meter(node: int, network: NetworkTransport | None) -> PortMeter | None
     return PortMeter(network.device, network.port, node) if isinstance(network, VerbsTransport) else None
 
 
-if __name__ == "__main__":
-    run_process(Engine)
+def run(setup: EngineSetup) -> None:
+    """To be called where there is no other thread yet: it forks."""
+    storage = StorageClient(setup)
+    run_process(setup, lambda setup, outbox: Engine(setup, outbox, storage))
