@@ -50,10 +50,10 @@ rdma: $(READY) ## RDMA measured in guests: isolation of traffic classes, cost of
 gate: $(READY) ## did the last commit, or what is not committed yet, make it slower? (6 min; bench/README.md)
 	@base=HEAD; [ -n "$$(git status --porcelain)" ] || base=HEAD^; $(BIN)/dualpath gate bench/gates/ci.toml --base $$base
 
-test: $(READY) ## all tests (under 25 min)
+test: $(READY) ## all tests (under 20 min)
 	@$(BIN)/python -m pytest
 
-test-rdma: $(READY) ## tests of RDMA, in guests with Debian's kernel and its software RDMA device (under 10 min)
+test-rdma: $(READY) ## tests of RDMA, in guests with Debian's kernel and its software RDMA device (15 min)
 	@$(BIN)/python tests/rdma/guest.py --install || [ $$? -eq 77 ] # 77: skipped, it has said why
 	@$(BIN)/python tests/rdma/two_guests.py || [ $$? -eq 77 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -14,8 +15,12 @@ import msgspec
 import pytest
 from dualpath.cluster_file import load_cluster
 from dualpath.core.errors import WorkerError
+from dualpath.engine.data_path import link_rates
+from dualpath.engine.geometry import buffer_bytes, store_layout
 from dualpath.engine.messages import EngineSetup
 from dualpath.engine.nursery import Child, Nursery, nursery
+from dualpath.engine.pacer import Pacer
+from dualpath.engine.store import create_store
 from engine_setups import engine_setup
 
 pytestmark = pytest.mark.engine
@@ -23,6 +28,8 @@ WHO_FORKS_AND_DIES = """
 import os, signal, sys
 import msgspec
 from pathlib import Path
+from dualpath.engine.data_path import link_rates
+from dualpath.engine.geometry import buffer_bytes, store_layout
 from dualpath.engine.messages import EngineSetup
 from dualpath.engine.nursery import Nursery
 setup = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineSetup)
@@ -89,6 +96,57 @@ def test_an_engine_has_its_own_name_log_environment_and_files(
     os.close(living.pidfd)
 
 
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"])
+def test_threads_that_the_user_wants_are_not_started_before_the_fork(
+    name: str, setup: EngineSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "4")
+    started = Nursery("null_engine")
+    child = forked(started, setup, tmp_path / "engine.log")
+    assert not child.has_ended()
+    started.close()
+    assert child.has_ended(30)
+    os.close(child.pidfd)
+
+
+def test_what_fails_before_it_can_say_so_leaves_nothing_behind(
+    setup: EngineSetup, tmp_path: Path, cluster_file: Callable[..., Path]
+) -> None:
+    """An engine with a model has a process for its reads by then, which waits for it, as it would for that."""
+    cluster = load_cluster(cluster_file()).cluster
+    buffer_fd = os.memfd_create("buffer")
+    os.ftruncate(buffer_fd, buffer_bytes(cluster, 0))
+    create_store(tmp_path / "store", store_layout(cluster))
+    pacer = Pacer.create(link_rates(cluster))
+    fds = {"pacer_fd": pacer.fileno(), "buffer_fds": [buffer_fd, -1]}
+    real = engine_setup(cluster, engine=0, null=False, store_directory=str(tmp_path / "store"), **fds)
+    engines = nursery("worker")
+    child = engines.fork(real, {}, tmp_path / "engine.log")
+    assert child.has_ended(60)
+    assert engines.status(child.pid) == 1
+    assert "KeyError: 'DUALPATH_TOKEN'" in (tmp_path / "engine.log").read_text()
+    os.close(child.pidfd)
+    os.close(buffer_fd)
+    pacer.close()
+
+
+def test_where_nothing_more_can_be_started_it_is_said_and_others_live(
+    null_engines: Nursery, setup: EngineSetup, tmp_path: Path
+) -> None:
+    living = forked(null_engines, setup, tmp_path / "living.log")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    num_open = len(list(Path(f"/proc/{null_engines.pid}/fd").iterdir()))
+    resource.prlimit(null_engines.pid, resource.RLIMIT_NOFILE, (num_open + 1, hard))
+    with pytest.raises(WorkerError, match="no engine can be forked: "):
+        forked(null_engines, setup, tmp_path / "engine.log")
+    resource.prlimit(null_engines.pid, resource.RLIMIT_NOFILE, (hard, hard))
+    another = forked(null_engines, setup, tmp_path / "another.log")
+    for child in (living, another):
+        assert not child.has_ended()
+        child.send_signal(signal.SIGKILL)
+        os.close(child.pidfd)
+
+
 def test_engines_end_when_the_nursery_has(setup: EngineSetup, tmp_path: Path) -> None:
     killed = Nursery("null_engine")
     child = forked(killed, setup, tmp_path / "engine.log")
@@ -96,7 +154,7 @@ def test_engines_end_when_the_nursery_has(setup: EngineSetup, tmp_path: Path) ->
     assert child.has_ended(30)
     assert killed.status(child.pid) is None, "nobody knows"
     assert not killed.is_usable
-    with pytest.raises(WorkerError, match=f"what starts engines \\(pid {killed.pid}\\) is gone"):
+    with pytest.raises(WorkerError, match=f"what starts engines \\(pid {killed.pid}\\) gives no answer"):
         forked(killed, setup, tmp_path / "engine.log")
     os.close(child.pidfd)
     killed.close()

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import msgspec
@@ -37,36 +38,38 @@ class Host:
     def start(self, setup: EngineSetup, engines: Sequence[int]) -> None:
         """Start engines that share the memory they are to share. setup: all that is the same for them."""
         cluster = msgspec.msgpack.decode(setup.cluster, type=Cluster)
-        pacer = Pacer.create(link_rates(cluster))
-        fds = {engine: _anonymous_memory(buffer_bytes(cluster, engine)) for engine in engines}
         devices = {engine: visible_device(number) for number, engine in enumerate(engines)}
-        shares = {} if setup.null else _weights_shares(devices)
-        for engine in engines:
-            # a PE reads and writes every DE's buffer, over a network or in memory they share; a DE touches its own only
-            is_shared = setup.network is None and engine < cluster.num_prefill
-            wanted = [
-                fds.get(peer, -1) if peer == engine or (is_shared and peer >= cluster.num_prefill) else -1
-                for peer in range(cluster.num_engines)
-            ]
-            own = {
-                "counts_port": engine == engines[0],
-                "engine": engine,
-                "pacer_fd": pacer.fileno(),
-                "buffer_fds": wanted,
-                "weights": shares.get(engine),
-            }
-            self._start(msgspec.structs.replace(setup, **own), devices[engine])
-        for fd in {*fds.values(), *(fd for share in shares.values() for fd in (share.board_fd, share.ready_fd))}:
-            os.close(fd)
-        pacer.close()
-
-    def _start(self, setup: EngineSetup, device: str | None) -> None:
-        environment = dict(os.environ) | (shown(device) if device is not None else {}) | {TOKEN_VARIABLE: self._token}
-        encoded = {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
         self._nursery = nursery(_program(setup))
-        child = self._nursery.fork(setup, encoded, self._log(setup.engine))
-        self._children[setup.engine] = child
-        self.pidfds[child.pidfd] = setup.engine
+        with ExitStack() as ours:  # engines have copies
+            pacer = ours.enter_context(closing(Pacer.create(link_rates(cluster))))
+            fds = {engine: _anonymous_memory(buffer_bytes(cluster, engine)) for engine in engines}
+            shares = {} if setup.null else _weights_shares(devices)
+            for fd in {*fds.values(), *(fd for share in shares.values() for fd in (share.board_fd, share.ready_fd))}:
+                ours.callback(os.close, fd)
+            for engine in engines:
+                # a PE reads and writes every DE's buffer, over a network or in memory they share; a DE its own only
+                is_shared = setup.network is None and engine < cluster.num_prefill
+                wanted = [
+                    fds.get(peer, -1) if peer == engine or (is_shared and peer >= cluster.num_prefill) else -1
+                    for peer in range(cluster.num_engines)
+                ]
+                own = {
+                    "counts_port": engine == engines[0],
+                    "engine": engine,
+                    "pacer_fd": pacer.fileno(),
+                    "buffer_fds": wanted,
+                    "weights": shares.get(engine),
+                }
+                child = self._nursery.fork(
+                    msgspec.structs.replace(setup, **own), self._environment(devices[engine]), self._log(engine)
+                )
+                self._children[engine] = child
+                self.pidfds[child.pidfd] = engine
+
+    def _environment(self, device: str | None) -> dict[bytes, bytes]:
+        named = {"OMP_NUM_THREADS": "1", **os.environ, **(shown(device) if device is not None else {})}
+        named[TOKEN_VARIABLE] = self._token
+        return {os.fsencode(name): os.fsencode(value) for name, value in named.items()}
 
     @property
     def pids(self) -> dict[int, int]:
@@ -107,6 +110,7 @@ class Host:
         for child in children.values():
             if not child.has_ended(max(0.1, deadline_s - time.monotonic())):
                 child.send_signal(signal.SIGKILL)
+                child.has_ended(_END_TIMEOUT_S)
             self._status(child)
             os.close(child.pidfd)
 

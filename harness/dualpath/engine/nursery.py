@@ -1,7 +1,7 @@
 """Where the processes of engines come from: one process has imported what an engine needs, and forks them.
 
     Host -- setup, environment, file descriptors --> `python -m dualpath.engine.nursery FD PROGRAM` -- fork --> engine
-         <- pid and pidfd; how it ended -----------
+         <- ready; pid and pidfd; how it ended -----
 
 To import torch takes seconds of a core, and a minute where the processor is emulated: so it is done once, for all
 engines of all runs of a coordinator. The nursery starts no thread and touches no GPU, so that what it forks is as good
@@ -11,7 +11,8 @@ as new. It ends when who started it is gone, and its engines end when it has.
 from __future__ import annotations
 
 import atexit
-import multiprocessing
+import contextlib
+import gc
 import os
 import select
 import signal
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import msgspec
 
 from dualpath.core.errors import WorkerError
+from dualpath.engine.forked import forked
 from dualpath.engine.messages import EngineSetup, Message
 
 Program: TypeAlias = Literal["worker", "null_engine", "stub_engine"]  # modules that have `run(setup)`
@@ -36,7 +38,8 @@ Program: TypeAlias = Literal["worker", "null_engine", "stub_engine"]  # modules 
 # glibc: keep what is freed. Else, in some processes and not in others, as their heaps happen to lie, every freed tensor
 # goes back to the system and is faulted in again, page by page: decode steps then take twice their time.
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
-_NO_THREADS = {"OMP_NUM_THREADS": "1"}  # of numpy's, which it starts when it is imported
+# Or numpy starts threads when it is imported. Engines have what the user has set.
+_NO_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _MOST_BYTES = 1 << 20  # of a message
 _MOST_FDS = 253  # the kernel's limit for one message
 
@@ -46,6 +49,14 @@ class Fork(Message, frozen=True):
 
     setup: EngineSetup
     environment: dict[bytes, bytes]
+
+
+class Ready(Message, frozen=True):
+    """All is imported."""
+
+
+class NotForked(Message, frozen=True):
+    why: str
 
 
 class Forked(Message, frozen=True):
@@ -59,7 +70,7 @@ class Ended(Message, frozen=True):
     status: int  # negative: a signal
 
 
-_FromNursery: TypeAlias = Forked | Ended
+_FromNursery: TypeAlias = Ready | NotForked | Forked | Ended
 
 
 class Child(NamedTuple):
@@ -72,7 +83,7 @@ class Child(NamedTuple):
         return _is_readable(self.pidfd, within_s)
 
     def send_signal(self, number: signal.Signals) -> None:
-        if not self.has_ended():
+        with contextlib.suppress(ProcessLookupError):  # it has ended
             signal.pidfd_send_signal(self.pidfd, number)
 
 
@@ -81,6 +92,7 @@ class Nursery:
 
     def __init__(self, program: Program) -> None:
         self._owner = os.getpid()
+        self._is_ready = False
         self._statuses: dict[int, int] = {}
         self._lock = threading.Lock()  # one question at a time
         self._socket, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -88,7 +100,7 @@ class Nursery:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "dualpath.engine.nursery", str(there.fileno()), program],
                 stdin=subprocess.DEVNULL,
-                env={**_ALLOCATOR, **_NO_THREADS, **os.environ},
+                env={**_ALLOCATOR, **os.environ, **_NO_THREADS},
                 pass_fds=[there.fileno()],
                 process_group=0,  # Ctrl-C is the coordinator's to handle
             )
@@ -104,40 +116,60 @@ class Nursery:
         fd = self._socket.fileno()
         return fd >= 0 and self._owner == os.getpid() and not _is_readable(fd, 0.0, select.POLLRDHUP)
 
+    def wait(self) -> None:
+        """Until all is imported; else the first engine waits for it. Raises WorkerError."""
+        with self._asking():
+            while not self._is_ready:
+                self._receive()
+
     def fork(self, setup: EngineSetup, environment: dict[bytes, bytes], log: Path) -> Child:
-        """Start an engine. Raises WorkerError where the nursery has ended."""
+        """Start an engine. Raises WorkerError."""
         message = msgspec.msgpack.encode(Fork(setup, environment))
-        with self._lock, log.open("wb") as file:
-            try:
-                socket.send_fds(self._socket, [message], [file.fileno(), *_fds(setup)])
-                while True:
-                    answer, fds = self._receive()
-                    if isinstance(answer, Forked):
-                        self._statuses.pop(answer.pid, None)  # of one that had this number before
-                        return Child(answer.pid, fds[0])
-            except (OSError, EOFError) as error:
-                raise WorkerError(f"what starts engines (pid {self.pid}) is gone: {error}") from error
-            except BaseException:  # Ctrl-C: nobody would take the answer
-                self.close()
-                raise
+        with self._asking(), log.open("wb") as file:
+            socket.send_fds(self._socket, [message], [file.fileno(), *_fds(setup)])
+            while True:
+                match self._receive():
+                    case NotForked(why=why), _:
+                        raise WorkerError(f"no engine can be forked: {why}")
+                    case Forked(pid=pid), [pidfd]:
+                        self._statuses.pop(pid, None)  # of one that had this number before
+                        return Child(pid, pidfd)
+                    case Forked(pid=pid), _:
+                        os.kill(pid, signal.SIGKILL)
+                        raise WorkerError("this process has no file descriptor left for an engine; raise ulimit -n")
 
     def status(self, pid: int) -> int | None:
-        """How an engine ended, which it has. None: nobody knows."""
-        with self._lock:
-            try:
+        """How an engine of this nursery ended, which it has. None: nobody knows."""
+        try:
+            with self._asking():
                 while pid not in self._statuses:
                     self._receive()
-            except (OSError, EOFError):
-                return None
-            return self._statuses[pid]
+                return self._statuses[pid]
+        except WorkerError:
+            return None
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """One at a time. Raises WorkerError where no answer can be had."""
+        with self._lock:
+            try:
+                yield
+            except (OSError, EOFError) as error:
+                raise WorkerError(f"what starts engines (pid {self.pid}) gives no answer: {error}") from error
+            except KeyboardInterrupt:  # or the next to ask would have this answer
+                self.close()
+                raise
 
     def _receive(self) -> tuple[_FromNursery, list[int]]:
         payload, fds, _, _ = socket.recv_fds(self._socket, _MOST_BYTES, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
         if not payload:
             raise EOFError("it has ended")
         message = msgspec.msgpack.decode(payload, type=_FromNursery)
-        if isinstance(message, Ended):
-            self._statuses[message.pid] = message.status
+        match message:
+            case Ready():
+                self._is_ready = True
+            case Ended():
+                self._statuses[message.pid] = message.status
         return message, fds
 
     def close(self) -> None:
@@ -190,6 +222,9 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     run: Callable[[EngineSetup], None] = import_module(f"dualpath.engine.{sys.argv[2]}").run
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "what is forked has the thread that forks, and no other"
+    gc.collect()
+    gc.freeze()  # what is imported is not looked through again, by none of the processes
+    channel.send(msgspec.msgpack.encode(Ready()))
     children: dict[int, tuple[int, ForkProcess]] = {}  # pidfd -> pid, process
     poll = select.poll()
     poll.register(channel, select.POLLIN)
@@ -199,12 +234,17 @@ def main() -> None:
                 payload, fds, _, _ = socket.recv_fds(channel, _MOST_BYTES, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
                 if not payload:
                     return
-                child = _fork(run, msgspec.msgpack.decode(payload, type=Fork), fds, channel)
-                assert child.pid is not None
-                pidfd = os.pidfd_open(child.pid)
-                children[pidfd] = child.pid, child
-                poll.register(pidfd, select.POLLIN)
-                socket.send_fds(channel, [msgspec.msgpack.encode(Forked(child.pid))], [pidfd])
+                try:
+                    pid, pidfd, child = _fork(run, msgspec.msgpack.decode(payload, type=Fork), fds, channel)
+                except OSError as error:  # no more processes, or descriptors
+                    channel.send(msgspec.msgpack.encode(NotForked(str(error))))
+                else:
+                    children[pidfd] = pid, child
+                    poll.register(pidfd, select.POLLIN)
+                    socket.send_fds(channel, [msgspec.msgpack.encode(Forked(pid))], [pidfd])
+                finally:
+                    for received in fds:
+                        os.close(received)
             else:
                 poll.unregister(fd)
                 pid, child = children.pop(fd)
@@ -213,7 +253,12 @@ def main() -> None:
                 channel.send(msgspec.msgpack.encode(Ended(pid, child.exitcode or 0)))
 
 
-def _fork(run: Callable[[EngineSetup], None], fork: Fork, fds: list[int], channel: socket.socket) -> ForkProcess:
+def _fork(
+    run: Callable[[EngineSetup], None], fork: Fork, fds: list[int], channel: socket.socket
+) -> tuple[int, int, ForkProcess]:
+    """Returns pid, pidfd, process. Raises OSError."""
+    if len(fds) != 1 + len(_fds(fork.setup)):
+        raise OSError("file descriptors did not arrive; raise ulimit -n")
     setup = _with_fds(msgspec.structs.replace(fork.setup, parent_pid=os.getpid()), fds[1:])
 
     def become() -> None:
@@ -222,14 +267,16 @@ def _fork(run: Callable[[EngineSetup], None], fork: Fork, fds: list[int], channe
         os.dup2(fds[0], 2)
         os.environb.clear()
         os.environb.update(fork.environment)
-        Path("/proc/self/comm").write_text(f"engine-{setup.engine}")
         run(setup)
 
-    child = multiprocessing.get_context("fork").Process(target=become)
-    child.start()
-    for fd in fds:
-        os.close(fd)
-    return child
+    child = forked(f"engine-{setup.engine}", become)
+    assert child.pid is not None
+    try:
+        return child.pid, os.pidfd_open(child.pid), child
+    except OSError:
+        child.kill()
+        child.join()
+        raise
 
 
 if __name__ == "__main__":

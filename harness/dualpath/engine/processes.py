@@ -30,10 +30,11 @@ from dualpath.engine.messages import (
     ToEngine,
     ToHost,
 )
+from dualpath.engine.nursery import nursery
 from dualpath.engine.wire import Socket, engine_identity, listen
 
 _LOOPBACK = "tcp://127.0.0.1:*"
-_START_TIMEOUT_S = 180  # an emulated machine takes half a minute to import torch
+_START_TIMEOUT_S = 180  # an emulated machine takes half a minute
 _END_TIMEOUT_S = 10
 _LAST_MESSAGE_S = 0.3  # what a process sent before it ended arrives within this time
 _LAST_FROM_AFAR_S = 3.0  # the same, where another host tells of the end
@@ -68,7 +69,9 @@ class EngineProcesses:
     """Who does not know the run's token is not heard."""
 
     def __init__(self, log_directory: Path, listening: Listening | None = None) -> None:
-        """Listens on loopback only, unless told otherwise. Raises PlanError."""
+        """Listens on loopback only, unless told otherwise. Raises PlanError, WorkerError."""
+        if listening:
+            nursery("worker").wait()  # who joins is to be answered at once
         self._log_directory = log_directory
         self._listening = listening
         token = listening.token if listening else secrets.token_hex(16)

@@ -82,6 +82,7 @@ class RemoteHost:
     """One run's service. directory: for engines' logs."""
 
     def __init__(self, offer: Offer, directory: Path) -> None:
+        nursery("worker").wait()  # who is joined is to be heard every second from then on
         self._offer = offer
         self._run = ""  # whose engines it runs
         identity = f"host-{secrets.token_hex(8)}".encode()
@@ -91,7 +92,6 @@ class RemoteHost:
         self._poller.register(self._socket, zmq.POLLIN)
         self._decoder = msgspec.msgpack.Decoder(ToHost)
         self._host = Host(directory, offer.token)
-        nursery("worker")  # that its imports are done when a coordinator comes
         self._clock = Clock()
         self._heard_s = time.monotonic()
         self._present_s = 0.0  # when to say so again

@@ -6,17 +6,16 @@ then waits longer for the interpreter than for its bytes.
 
 from __future__ import annotations
 
-import multiprocessing
 import queue
 import socket
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import msgspec
 
 from dualpath.core.errors import WorkerError
+from dualpath.engine.forked import forked
 from dualpath.engine.messages import (
     BlocksRead,
     EngineSetup,
@@ -44,11 +43,10 @@ class StorageClient:
 
         def become() -> None:
             here.close()
-            Path("/proc/self/comm").write_text(f"storage-{setup.engine}")
             serve(Connection(there.detach()), setup)
 
-        self._process = multiprocessing.get_context("fork").Process(target=become)
-        self._process.start()
+        self._process = forked(f"storage-{setup.engine}", become)
+        self._waiting = threading.Lock()  # or one of two that wait for its end is told nothing of it
         there.close()
         self._connection = Connection(here.detach())
 
@@ -82,7 +80,8 @@ class StorageClient:
     def close(self) -> None:
         """No process is left."""
         self._process.kill()
-        self._process.join()
+        with self._waiting:
+            self._process.join()
 
     def _listen(self) -> None:
         try:
@@ -109,7 +108,8 @@ class StorageClient:
             raise WorkerError(self._ended()) from error
 
     def _ended(self) -> str:
-        self._process.join()
+        with self._waiting:
+            self._process.join()
         status = self._process.exitcode or 0
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         return f"the storage process of engine {self._engine} (pid {self._process.pid}) {how}"
