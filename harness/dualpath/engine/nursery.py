@@ -40,6 +40,7 @@ Program: TypeAlias = Literal["worker", "null_engine", "stub_engine"]  # modules 
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 # Or numpy starts threads when it is imported. Engines have what the user has set.
 _NO_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_ANSWER_S = 10.0  # for how an engine ended that has ended
 _MOST_BYTES = 1 << 20  # of a message
 _MOST_FDS = 253  # the kernel's limit for one message
 
@@ -143,6 +144,8 @@ class Nursery:
         try:
             with self._asking():
                 while pid not in self._statuses:
+                    if not _is_readable(self._socket.fileno(), _ANSWER_S):
+                        return None
                     self._receive()
                 return self._statuses[pid]
         except WorkerError:
