@@ -29,6 +29,7 @@ from dualpath.plan import Outcome, Plan
 from dualpath.replay import replay
 from dualpath.results.run import Run
 from engine_setups import engine_setup
+from process_tree import children
 
 pytestmark = pytest.mark.engine
 TOKEN = "a token that nobody guesses"
@@ -40,10 +41,6 @@ def address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 class Worker:
@@ -58,7 +55,7 @@ class Worker:
 
     def engines(self) -> list[int]:
         """Process numbers."""
-        return [engine for nursery in _children(self.process.pid) for engine in _children(nursery)]
+        return [engine for nursery in children(self.process.pid) for engine in children(nursery)]
 
     def says(self, text: str) -> str:
         """What it says until then."""
@@ -186,10 +183,7 @@ def test_a_host_that_falls_silent_is_lost_with_its_engines(
 
 
 def test_a_coordinator_that_falls_silent_leaves_no_engine_behind(
-    cluster_file: Callable[..., Path],
-    tmp_path: Path,
-    address: str,
-    monkeypatch: pytest.MonkeyPatch,
+    cluster_file: Callable[..., Path], tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_host, "_SILENCE_S", 2.0)
     cluster = load_cluster(cluster_file()).cluster

@@ -21,6 +21,7 @@ from dualpath.results.run import Run
 from dualpath.trace.reader import TraceFile
 from dualpath.trace.select import select
 from dualpath.trace.tokens import TokenStream
+from process_tree import children
 
 pytestmark = pytest.mark.engine
 
@@ -31,18 +32,7 @@ def _run(trace: Path, cluster: Path, output: Path, arm: str, **options: Any) -> 
 
 
 def _engines() -> list[int]:
-    return [engine for child in _children(os.getpid(), "python") for engine in _children(child, "engine-")]
-
-
-def _children(of: int, named: str) -> list[int]:
-    """Processes of such a name that are children of one and have not ended."""
-    found = []
-    for child in Path(f"/proc/{of}/task/{of}/children").read_text().split():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            name, _, rest = Path(f"/proc/{child}/stat").read_text().partition(" (")[2].rpartition(") ")
-            if name.startswith(named) and not rest.startswith("Z"):
-                found.append(int(child))
-    return found
+    return [engine for child in children(os.getpid(), "python") for engine in children(child, "engine-")]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +111,7 @@ def test_no_process_outlives_a_run(
 
     def kill_one(ended: int, planned: int) -> None:
         if ended == 2:
-            storage = [child for engine in _engines() for child in _children(engine, "storage-")]
+            storage = [child for engine in _engines() for child in children(engine, "storage-")]
             assert len(storage) == 2
             left.extend(os.pidfd_open(pid) for pid in [*_engines(), *storage])
             killed.append(min(_engines() if at == "engine" else storage))

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select as readiness
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,6 +66,19 @@ def test_a_death_is_told_although_others_keep_talking(processes: EngineProcesses
     with pytest.raises(WorkerError, match=r"engine 1 \(pid \d+\) was killed by SIGKILL"):
         talk()
     assert heard, "engine 0 did keep talking"
+
+
+def test_who_reads_nothing_and_then_dies_keeps_nobody_waiting(processes: EngineProcesses) -> None:
+    """More than the kernel and a queue of ZeroMQ's usual length hold."""
+    os.kill(processes.pids[1], signal.SIGSTOP)
+    message = ReadBlocks(0, 0, [], list(range(8_000)), 0, 1)
+    sender = threading.Thread(target=lambda: [processes.send(1, message) for _ in range(3_000)], daemon=True)
+    sender.start()
+    sender.join(60)
+    assert not sender.is_alive()
+    kill(processes, 1)
+    with pytest.raises(WorkerError, match=r"engine 1 \(pid \d+\) was killed by SIGKILL"):
+        processes.receive(10)
 
 
 @pytest.mark.parametrize("dead", [0, 1])

@@ -1,4 +1,4 @@
-"""A forked copy of this process, for one purpose. It must be the only thread that forks."""
+"""A forked copy of this process, for one purpose: where there is one thread only, of which there is one in the copy."""
 
 from __future__ import annotations
 

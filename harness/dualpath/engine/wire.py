@@ -47,6 +47,7 @@ def listen(context: zmq.Context[Socket], address: str, token: str) -> tuple[Sock
     public, secret = _keys(token)
     socket = _socket(context, zmq.ROUTER)
     socket.linger = 0
+    socket.sndhwm = 0  # any number unsent: who has a full queue when it dies would be waited for for ever
     socket.router_mandatory = True
     socket.curve_server = True
     socket.curve_publickey, socket.curve_secretkey = public, secret
