@@ -23,7 +23,9 @@ from dualpath.core import commands as core_commands
 from dualpath.core import events as core_events
 from dualpath.core.arms import ARMS
 from dualpath.core.errors import RunError, StoreError
+from dualpath.core.feed import Feed
 from dualpath.core.scheduler import Scheduler
+from dualpath.engine.backend import EngineBackend
 from dualpath.engine.devices import best_device, gpu_names
 from dualpath.engine.direct_io import aligned_buffer
 from dualpath.engine.exact import recompute
@@ -104,6 +106,26 @@ def test_every_arm_computes_what_a_machine_without_cache_computes(
         assert counted == predicted
     assert all(found == hits[0] for found in hits)
     assert sum(hits[0]) > 0
+
+
+def test_no_turn_that_is_due_at_the_start_waits_for_the_trace_to_be_read(
+    trace_file: Path, cluster_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def noting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            told.append(name)
+            return call(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(Feed, "take_next", noting("read", Feed.take_next))
+    monkeypatch.setattr(EngineBackend, "start", noting("start", EngineBackend.start))
+    assert _run(trace_file, cluster_file(), tmp_path / "run", "basic", null=True).status == "ok"
+    start = told.index("start")
+    assert set(told[:start]) == {"read"}
+    assert not told[start + 1 :]
 
 
 @pytest.mark.parametrize("kv_dtype", ["bf16", "fp16"])

@@ -43,6 +43,6 @@ def test_a_warm_up_sees_every_kind_of_event_and_leaves_nothing(
 
 
 def test_what_is_warm_depends_on_what_there_is() -> None:
-    assert warm_parts(null=True, on_gpu=True) == "a trajectory of its own has gone through the scheduler"
+    assert warm_parts(null=True, on_gpu=True).endswith("trajectories that start at once are read")
     assert warm_parts(null=False, on_gpu=False).endswith("holds its weights; no forward pass has run")
     assert "CUDA graphs" in warm_parts(null=False, on_gpu=True)

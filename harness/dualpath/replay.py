@@ -68,13 +68,14 @@ def _replay(plan: Plan, trace: TraceFile, progress: Callable[[int, int], None]) 
     create_store(store_directory, layout)
     _check_space(store_directory, workload, cluster, arm)
 
-    warm_up(cluster, arm)
     feed = Feed(starts_of(plan, trace), plan.gap_factor)
+    feed.take_arrived(0)  # now: read when the clock runs, the trace would make the first turns late
     scheduler = Scheduler(cluster, arm)
     contents = Contents(cluster, feed.trajectory, plan.seed, moves_kv=arm.moves_kv)
     contents.known(scan(store_directory, layout))
     facts = _facts(plan, cluster_file, trace, workload, store_directory)
     write_json(plan.output / "run.json", {**facts, "status": "void", "reasons": ["the run has not ended"]})
+    warm_up(cluster, arm)  # last: with all that was imported and read
 
     backend = EngineBackend(
         cluster,

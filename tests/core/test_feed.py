@@ -70,6 +70,14 @@ def test_trajectories_are_taken_as_they_arrive_and_dropped_when_they_end() -> No
     assert turns == 300_000
 
 
+def test_who_has_arrived_can_be_taken_before_anybody_asks_what_is_due() -> None:
+    feed = Feed(starting([agent("a", [0]), agent("b", [0]), agent("c", [0])], [0, 0, 20]))
+    feed.take_arrived(0)
+    assert feed.num_live == 2
+    assert feed.due(0) == [DueTurn(0, 0, 0), DueTurn(0, 1, 0)]
+    assert feed.next_due_ns == 20
+
+
 def test_turns_due_together_come_by_trajectory_then_turn() -> None:
     """Whatever the order in which their predecessors ended."""
     feed = Feed(starting([agent(name, [0, 0]) for name in "abc"]))

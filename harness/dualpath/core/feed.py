@@ -89,8 +89,7 @@ class Feed:
 
     def due(self, now_ns: int) -> list[DueTurn]:
         """Take the turns due by now, oldest first."""
-        while self._next_start is not None and self._next_start.arrival_ns <= now_ns:
-            self.take_next()
+        self.take_arrived(now_ns)
         turns: list[DueTurn] = []
         heap = self.agents.due
         while heap.size[0] and heap.rows[0].a <= now_ns:
@@ -109,6 +108,11 @@ class Feed:
         for number in self.agents.gone[: counts[NUM_GONE]].tolist():
             del self._live[number]
         counts[NUM_GONE] = 0
+
+    def take_arrived(self, now_ns: int) -> None:
+        """Take the trajectories that have arrived by now."""
+        while self._next_start is not None and self._next_start.arrival_ns <= now_ns:
+            self.take_next()
 
     def take_next(self) -> None:
         """Take the next trajectory, with its sub-agents: its first turn is due at its arrival."""
