@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,14 @@ def test_yarn_as_published_is_read(tmp_path: Path) -> None:
     assert as_written is not None
 
 
+@pytest.mark.parametrize("kind", ["indexed_attention", "deepseek_sparse_attention"])
+def test_either_name_of_its_attention_is_read(tmp_path: Path, kind: str) -> None:
+    write(tmp_path, "v3.2")
+    before = read_config(tmp_path).shape
+    change_config(layer_types=[kind] * 3)(tmp_path)
+    assert replace(read_config(tmp_path).shape, name=before.name) == before
+
+
 EXPERT, BIAS = "model.layers.1.mlp.experts.5.gate_proj.weight", "model.layers.1.mlp.gate.e_score_correction_bias"
 SCALE = "model.layers.1.mlp.experts.5.gate_proj.weight_scale_inv"
 Harm = Callable[[Path], None]
@@ -189,7 +198,7 @@ Harm = Callable[[Path], None]
         ("v3 with yarn", change_config(rope_parameters={"rope_type": "yarn"}), "KeyError: 'factor'"),
         ("v3.2", change_config(q_lora_rank=None), "q_lora_rank is none"),
         ("v3.2", change_config(mlp_layer_types=["sparse", "dense", "dense"]), "mlp_layer_types"),
-        ("v3.2", change_config(layer_types=["full_attention"] * 3), "layer_types"),
+        ("v3.2", change_config(layer_types=["full_attention"] * 3), "layer_types 'full_attention'"),
         ("v3.2", change_config(index_topk=None), "config.json: TypeError"),
         (
             "v3.2",

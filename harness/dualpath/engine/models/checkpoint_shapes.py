@@ -84,11 +84,15 @@ def _deepseek_v3(name: str, kv_dtype: KvDtype, config: Mapping[str, Any]) -> Mod
     return shape
 
 
+_INDEXED = {"indexed_attention", "deepseek_sparse_attention"}  # two names that `transformers` has given it
+
+
 def _deepseek_v32(name: str, kv_dtype: KvDtype, config: Mapping[str, Any]) -> ModelShape:
     if not config["q_lora_rank"]:
         raise ModelError("q_lora_rank is none; of this architecture only queries with a rank are known")
     shape = _deepseek_v3(name, kv_dtype, config)
-    _check_has(config, {"layer_types": ["indexed_attention"] * shape.layers})
+    if other := set(config.get("layer_types") or ()) - _INDEXED:
+        raise ModelError(f"layer_types {min(other)!r}; only {' and '.join(sorted(_INDEXED))} are known")
     return replace(
         shape,
         index_heads=int(config["index_n_heads"]),
