@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,7 +43,20 @@ def test_a_warm_up_sees_every_kind_of_event_and_leaves_nothing(
     assert not schedulers[0].flights
 
 
+def test_what_was_there_before_is_not_looked_through_by_later_collections(cluster_file: Callable[..., Path]) -> None:
+    imported = [object()]
+    assert any(each is imported for each in gc.get_objects())
+    warm_up(load_cluster(cluster_file()).cluster, ARMS["basic"])
+    try:
+        assert not any(each is imported for each in gc.get_objects())
+    finally:
+        gc.unfreeze()
+
+
 def test_what_is_warm_depends_on_what_there_is() -> None:
-    assert warm_parts(null=True, on_gpu=True).endswith("trajectories that start at once are read")
+    assert (
+        warm_parts(null=True, on_gpu=True)
+        == "a trajectory of its own has gone through the scheduler, and trajectories that start at once are read"
+    )
     assert warm_parts(null=False, on_gpu=False).endswith("holds its weights; no forward pass has run")
     assert "CUDA graphs" in warm_parts(null=False, on_gpu=True)
