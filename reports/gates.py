@@ -14,7 +14,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 from dualpath.core.errors import DualpathError, RunError
+from dualpath.report import style
+from dualpath.report.figure import Figure, finish
 from dualpath.report.near import near
 from dualpath.report.sections import Section, Tile
 from dualpath.report.table import NONE, Shown, Table, shown, table
@@ -33,12 +36,15 @@ PLANTED = (  # MUTANTS of bench/gate_proof.py
 )
 LEAST_CAUGHT, OF_TRIES = 19, 20
 MOST_ALARMS, OF_GATES = 2, 40
+WALL = 3  # the tier of wall time
+PASSED, FAILED = style.ARM_COLOURS["dualpath"], style.ARM_COLOURS["layerwise"]
 
 Row = dict[str, Any]
 
 
 def main(rows_file: Path = PUBLISHED, out_dir: Path = ROOT / "reports" / "out" / "gates") -> list[Check]:
     """Read the rows, compute the checks, write the report, print them. Returns the checks."""
+    style.apply()
     rows = load(rows_file)
     checks = [*power_checks(rows, rows_file), alarm_check(rows, rows_file)]
     is_published = rows_file == PUBLISHED
@@ -61,6 +67,7 @@ def main(rows_file: Path = PUBLISHED, out_dir: Path = ROOT / "reports" / "out" /
         ],
         caveats=caveats(rows, is_published=is_published),
         sections=[
+            *(Section("time", "Wall time, gate by gate", TIME, (figure,), ()) for figure in time_figures(rows)),
             Section("power", "Power", POWER, (), (power_table(rows),), caveats=words(rows)),
             Section("alarms", "False alarms", ALARMS, (), (alarm_table(rows),), caveats=words(rows)),
         ],
@@ -79,6 +86,10 @@ POWER = (
     "Each slowdown is planted in a copy of the same commit and goes through the tier that was named for it beforehand "
     "(bench/gate_proof.py), on a machine that does nothing else. Caught: the gate fails, with a finding of that tier. "
     "What counters and instructions say hardly changes from try to try; what wall time says does."
+)
+TIME = (
+    "Tier 3 is the one that a noisy machine can mislead: what it said of a 3 % sleep in the read path, and of nothing "
+    "changed beside a neighbour that keeps one of two cores busy."
 )
 ALARMS = (
     "The commit against itself, all tiers, while a neighbour keeps one core busy. An alarm is a gate that fails. A "
@@ -162,6 +173,38 @@ def power_table(rows: list[Row]) -> Table:
         cells.append((mutant, str(of[0]["tiers"][0]), caught, void, change, shown(seconds, ".0f")))
     columns = ("planted|", "tier", "caught", "void", "candidate over base", "s per gate")
     return table("Planted slowdowns", columns, cells)
+
+
+def time_figures(rows: list[Row]) -> list[Figure]:
+    """What tier 3 found in each gate, by what was planted; none where no gate has an interval."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        timed = [each for each in row["findings"] if each["tier"] == WALL and each.get("high") is not None]
+        if timed:
+            found.setdefault(row["mutant"], []).extend(timed)
+    if not found:
+        return []
+    drawing, panels = plt.subplots(1, len(found), figsize=(7.6, 3.0), sharey=True, squeeze=False)
+    for axes, (mutant, of) in zip(panels[0], found.items(), strict=True):
+        for place, each in enumerate(sorted(of, key=lambda each: each["high"])):
+            low, ratio, high = (100 * (each[name] - 1) for name in ("low", "ratio", "high"))
+            colour = FAILED if each["status"] == "fail" else PASSED
+            axes.plot([place, place], [low, high], color=colour, linewidth=1.6, solid_capstyle="round")
+            axes.plot(place, ratio, "o", color=colour, markersize=3)
+        limits = {float(each["limit"].removeprefix("+").partition("%")[0]) for each in of}
+        for limit in limits:
+            axes.axhline(limit, color=style.INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_title("nothing changed" if mutant == UNCHANGED else mutant)
+        axes.set_xticks([])
+        axes.set_xlabel(f"{len(of)} gates, by upper bound")
+        style.rules(axes, "y")
+    panels[0][0].set_ylabel("candidate over base, %")
+    drawing.tight_layout()
+    caption = (
+        "Each mark is one gate: the mean ratio of paired wall times and its 95 % interval. A gate fails (orange) where "
+        "the upper end is above the dashed limit, and passes (blue) otherwise."
+    )
+    return [finish(drawing, "gates-time", "What tier 3 said, gate by gate", caption)]
 
 
 def alarm_table(rows: list[Row]) -> Table:

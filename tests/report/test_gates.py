@@ -91,3 +91,15 @@ def test_another_tier_than_the_named_one_does_not_count(gates: ModuleType, tmp_p
     assert [name for name, check in checks.items() if not check.passed] == [
         "power.a-sleep-of-3-percent-in-the-read-path"
     ]
+
+
+def test_what_wall_time_said_is_drawn_of_every_gate_that_has_an_interval(gates: ModuleType) -> None:
+    assert gates.time_figures(_rows(gates, 20, 0)) == []
+    rows = _rows(gates, 20, 1)
+    for row in (*rows[:20], *rows[-40:]):
+        row["findings"][0].update(low=0.99, high=1.02, limit="+2.00% and 0.02 s")
+    (figure,) = gates.time_figures(rows)
+    assert "20 gates" in figure.svg
+    assert "40 gates" in figure.svg
+    assert figure.svg.count(f"stroke: {gates.FAILED}; stroke-width: 1.6") == 21
+    assert figure.svg.count(f"stroke: {gates.PASSED}; stroke-width: 1.6") == 39
