@@ -187,7 +187,7 @@ def _sustained_claim(base: Plan, limits: Limits) -> tuple[Claim | None, list[Out
         if not _are_ok(outcomes):
             return None, outcomes
         directories.append(str(plan.output))
-        release = per_turn(Run.load(plan.output)).select(pl.col("release").quantile(QUANTILE, "nearest"))
+        release = per_turn(Run.load(plan.output)).select(pl.col("release").quantile(QUANTILE, "equiprobable"))
         if release.collect().item() > limits.lag_ms * MS:
             break
         sustained = offered

@@ -3,8 +3,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dualpath.results.metrics import METRICS, TTFT_PARTS, gap_closed, per_trajectory, per_turn, summary
+from dualpath.results.percentiles import percentile_intervals
 from dualpath.results.run import Run
 from synthetic import MS, S, turn, write_run
 
@@ -81,6 +83,18 @@ def test_a_failed_turn_has_infinite_latency(tmp_path: Path) -> None:
     assert (whole["jct"], whole["trajectory_jct"], whole["ttft_p99"]) == (math.inf, math.inf, math.inf)
     assert whole["ttft_p50"] is not None
     assert whole["prompt_rate"] == 0.0
+
+
+@pytest.mark.parametrize("num", [1, 2, 52, 60, 100, 101, 199])
+def test_percentiles_are_of_nearest_rank_as_those_with_intervals_are(tmp_path: Path, num: int) -> None:
+    """Among fewer than 100 turns the 99th percentile is the slowest, and infinite where that one failed."""
+    failed = {"status": "unfinished", "first_token_ns": None, "second_token_ns": None, "end_ns": None}
+    rows = [turn("a", each, 0, S, first_token_ns=(each + 1) * MS) for each in range(num - 1)]
+    run = Run.load(write_run(tmp_path / "r", [*rows, {**turn("a", num - 1, 0, S), **failed}]))
+    whole, ttft = summary(run), per_turn(run).collect()["ttft"].to_numpy()
+    intervals = percentile_intervals(ttft, np.zeros(num, np.int64), (0.5, 0.99), count=1)
+    assert [whole["ttft_p50"], whole["ttft_p99"]] == [each.value for each in intervals if each]
+    assert (whole["ttft_p99"] == math.inf) == (num < 100)
 
 
 def test_values_that_do_not_exist_stay_none(tmp_path: Path) -> None:

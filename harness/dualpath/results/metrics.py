@@ -203,8 +203,8 @@ def _spread(frame: pl.LazyFrame, tags: list[str]) -> dict[str, float | None]:
         for tag in tags
         for expr in (
             pl.col(tag).mean(),
-            pl.col(tag).quantile(0.5, "nearest").alias(f"{tag}_p50"),
-            pl.col(tag).quantile(0.99, "nearest").alias(f"{tag}_p99"),
+            pl.col(tag).quantile(0.5, "equiprobable").alias(f"{tag}_p50"),
+            pl.col(tag).quantile(0.99, "equiprobable").alias(f"{tag}_p99"),
         )
     ]
     return frame.select(statistics).collect().row(0, named=True)
