@@ -13,7 +13,11 @@ from dualpath.gate.sides import Label, Side
 from dualpath.gate.spec import Instructions
 
 ROOT = Path(__file__).resolve().parents[2]
-LOOP = "def test_a_loop(hot):\n    hot(lambda: sum(number * number for number in range({num})))\n"
+LOOP = """
+def test_a_loop(hot, tmp_path):
+    assert "pytest-of-" not in str(tmp_path)  # where other sessions clean up
+    hot(lambda: sum(number * number for number in range({num})))
+"""
 # A cache of 4,096 entries holds one name, and does not hold 6,000 names: each is then looked for in 51 classes.
 LOOKUPS = """
 Deep = object
