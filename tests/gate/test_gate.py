@@ -145,6 +145,25 @@ def test_an_old_a_small_and_a_welcome_change_pass(tmp_path: Path, levels: list[f
     assert "since night 21" in found.findings[1].found
 
 
+def test_a_rise_fails_for_some_nights_though_a_smaller_step_came_after_it(tmp_path: Path) -> None:
+    _nights(tmp_path / "history.jsonl", [0.985] * 20 + [0.998] * 5 + [1.0] * 6)
+    text = WALL + '[nightly]\nhistory = "history.jsonl"\n'
+    found = _gate(tmp_path, text, _checkout(tmp_path / "a"), _checkout(tmp_path / "b"))
+    assert (found.findings[1].status, "since night 21 of 32" in found.findings[1].found) == ("fail", True)
+
+
+def test_a_cut_history_is_bad_input_before_anything_runs_and_no_old_verdict_stays(tmp_path: Path) -> None:
+    text, history = WALL + '[nightly]\nhistory = "history.jsonl"\n', tmp_path / "history.jsonl"
+    sides = _checkout(tmp_path / "a"), _checkout(tmp_path / "b")
+    assert _gate(tmp_path, text, *sides).status == "pass"
+    with history.open("a") as lines:
+        lines.write('{"values": ')
+    with pytest.raises(RunError, match="line 2: not JSON"):
+        _gate(tmp_path, text, *sides)
+    assert not (tmp_path / "out" / "verdict.json").exists()
+    assert not (tmp_path / "out" / "rows").exists()
+
+
 def test_where_nothing_was_measured_nothing_is_kept(tmp_path: Path) -> None:
     text = WALL.replace("python", "no-such-program") + '[nightly]\nhistory = "history.jsonl"\n'
     found = _gate(tmp_path, text, _checkout(tmp_path / "a"), _checkout(tmp_path / "b"))

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from dualpath.core.errors import RunError
-from dualpath.gate.history import Night, append, changes, load, series
+from dualpath.gate.history import LEAST_RISE, Night, append, changes, load, series
 
 HERE = {"cpu": "one", "cores": 2}
 
@@ -33,10 +34,29 @@ def test_two_steps_are_both_found() -> None:
     assert [change.first for change in changes(values.tolist())] == pytest.approx([20, 40], abs=1)
 
 
+def test_a_drift_is_held_against_where_it_began_and_not_against_the_last_small_step() -> None:
+    """A twentieth of a per cent a night: no step is a rise of its own."""
+    rng = np.random.default_rng(6)
+    values = (1 + 0.0005 * np.arange(90)) * rng.normal(1, 0.001, 90)
+    found = changes(values.tolist())
+    assert max(after.after / before.after for before, after in pairwise(found)) < 1.01
+    assert sum(change.rise > LEAST_RISE for change in found) >= 3
+    assert found[0].first < 40
+
+
+def test_after_a_fall_a_level_is_held_against_the_lower_one() -> None:
+    rng = np.random.default_rng(7)
+    levels = np.repeat([1.0, 0.97, 0.978, 0.986], 20)
+    found = changes((levels * rng.normal(1, 0.001, 80)).tolist())
+    assert [change.before for change in found] == pytest.approx([1.0, 0.97, 0.97], abs=0.001)
+    assert [change.rise > LEAST_RISE for change in found] == [False, False, True]
+
+
 def test_nights_are_kept_line_by_line_and_a_cut_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "history.jsonl"
     assert load(path) == []
     append(path, {"at": "1", "commit": "a", "host": HERE, "values": {"jct": 2.0, "events": 3}})
+    path.write_text(path.read_text().rstrip())  # as an editor may leave it
     append(path, {"at": "2", "commit": "b", "host": HERE, "values": {"jct": 2.5}})
     found = series(load(path), HERE)
     assert found == {"jct": [Night(2.0, "1", "a"), Night(2.5, "2", "b")], "events": [Night(3.0, "1", "a")]}

@@ -37,6 +37,8 @@ def test_shipped_specifications_can_be_read(path: Path) -> None:
         ('name = "x"\n' + COUNTERS.replace("{out}", "{out} {arm}"), r"has \{arm\}; known: out"),
         ('name = "x"\n' + COUNTERS.replace("{out}", "{out} {"), "command of 'c'"),
         ('name = "x"\n' + COUNTERS + '[base]\narm = "a"\n', "must define the same words"),
+        ('name = "x"\n' + WALL.replace("true", "true 'x"), "command of 'w': No closing quotation"),
+        ('name = "x"\n' + WALL.replace("true", " "), "command of 'w' is empty"),
         ("name = ", "gate.toml"),
     ],
 )

@@ -47,10 +47,12 @@ def test_what_is_not_shown_to_be_within_the_limit_fails() -> None:
     assert found.status == "fail"
 
 
-def test_a_difference_below_the_floor_is_none() -> None:
+def test_what_is_shown_to_be_below_the_floor_passes_whatever_its_ratio() -> None:
     times = _columns([0.010] * 4, [0.011] * 4)
     assert judge(_probe(floor_s=0.002), times)[0].status == "pass"
     assert judge(_probe(floor_s=0.0005), times)[0].status == "fail"
+    noisy = _columns([5.0] * 4, [4.5, 5.5, 5.57, 4.5])  # on average the candidate takes less than the floor, or nothing
+    assert judge(_probe(floor_s=0.02), noisy)[0].status == "fail"
 
 
 def test_the_limit_is_widened_to_what_base_against_base_shows() -> None:

@@ -58,12 +58,15 @@ def _gate(request: Request, spec: Spec, out: Path, say: Callable[[str], None]) -
     if (base.commit, base.words) == (candidate.commit, candidate.words):
         say(f"base and candidate are the same, {base}: this gate says what the machine does")
     shutil.rmtree(out / "rows", ignore_errors=True)
+    (out / "verdict.json").unlink(missing_ok=True)  # of a gate before
+    path = request.spec.parent / spec.nightly.history if spec.nightly is not None and 4 in tiers else None
+    nights = history.load(path) if path else []
     found: list[Finding] = []
     for finding in _findings(spec, base, candidate, out / "rows", tiers, say):
         found.append(finding)
         say(f"  {finding.status}: {finding.name}: {finding.found}")
-    if spec.nightly is not None and 4 in tiers:
-        found += _nights(request.spec.parent / spec.nightly.history, candidate, found)
+    if path:
+        found += _nights(path, nights, candidate, found)
     verdict = Verdict(spec, str(base), str(candidate), tuple(found))
     facts = {**verdict.as_json(), "host": host(), "versions": versions(), "at": _now()}
     (out / "verdict.json").write_text(json.dumps(facts, indent=1) + "\n")
@@ -90,15 +93,15 @@ def _findings(
             )
 
 
-def _nights(path: Path, candidate: Side, found: list[Finding]) -> Iterator[Finding]:
+def _nights(path: Path, before: list[dict[str, object]], candidate: Side, found: list[Finding]) -> Iterator[Finding]:
     """Keep what this night measured; a finding for each series whose level has changed for the worse of late."""
     values = {finding.name: finding.value for finding in found if finding.value is not None}
     if not values:
         return
     machine = {name: host()[name] for name in ("cpu", "cores")}
-    night = {"at": _now(), "commit": candidate.commit, "host": machine, "values": values}
+    night: dict[str, object] = {"at": _now(), "commit": candidate.commit, "host": machine, "values": values}
     history.append(path, night)
-    for name, nights in history.series(history.load(path), machine).items():
+    for name, nights in history.series([*before, night], machine).items():
         if name in values:
             yield _trend(name, nights)
 
@@ -108,12 +111,12 @@ def _trend(name: str, nights: list[history.Night]) -> Finding:
     changes = history.changes([night.value for night in nights])
     if not changes:
         return Finding(4, what, "pass", f"level over {len(nights)} nights", limit)
-    last = changes[-1]
-    first, rise = nights[last.first], last.after / last.before - 1
-    is_new = len(nights) - last.first <= history.RECENT
+    risen = [each for each in changes if each.rise > history.LEAST_RISE and len(nights) - each.first <= history.RECENT]
+    last = (risen or changes)[-1]
+    first = nights[last.first]
     why = f"{last.before:.6g} before, {last.after:.6g} after {first.at} (commit {first.commit})"
-    shown = f"{rise:+.2%} since night {last.first + 1} of {len(nights)}"
-    return Finding(4, what, "fail" if rise > history.LEAST_RISE and is_new else "pass", shown, limit, why)
+    shown = f"{last.rise:+.2%} since night {last.first + 1} of {len(nights)}"
+    return Finding(4, what, "fail" if risen else "pass", shown, limit, why)
 
 
 def _file_name(name: str) -> str:

@@ -3,12 +3,14 @@
 A slow drift passes every pairwise gate: each night is within the limit of the one before. Over the whole history a
 shift shows. Change points are found by splitting where the means of ranks left and right differ most, as long as random
 orders of the same nights hardly ever differ as much, and then again within each part. Ranks, because a few odd nights
-must not decide.
+must not decide. A drift is split into steps that may all be small, so a level is held against the lowest one since the
+last rise that failed, not against the one just before it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,19 +41,28 @@ class Night:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Between two nights. first: index of the first one after it; before and after: medians."""
+    """Between two nights. first: index of the first one after it. after: median from there to the next change. before:
+    the lowest level since the last rise by over LEAST_RISE, or since the beginning."""
 
     first: int
     before: float
     after: float
 
+    @property
+    def rise(self) -> float:
+        return self.after / self.before - 1
+
 
 def append(path: Path, night: Mapping[str, object]) -> None:
-    """One line, written whole. Raises RunError."""
+    """One line, written whole; `load` has read those before it. Raises RunError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as history:
-            history.write(json.dumps(night) + "\n")
+        with path.open("a+b") as history:
+            if history.tell():
+                history.seek(-1, os.SEEK_END)
+                if history.read() != b"\n":  # somebody's editor took the last one off
+                    history.write(b"\n")
+            history.write(json.dumps(night).encode() + b"\n")
     except OSError as error:
         raise RunError(f"{path}: the history cannot be written: {error.strerror}") from None
 
@@ -88,11 +99,12 @@ def changes(values: list[float]) -> list[Change]:
     """Where the level of a series changes, in order."""
     array, rng = np.array(values), np.random.default_rng(_SEED)
     places = sorted(_splits(array, 0, len(array), rng))
-    ends = [0, *places, len(array)]
-    return [
-        Change(place, float(np.median(array[start:place])), float(np.median(array[place:end])))
-        for start, place, end in zip(ends, places, ends[2:], strict=False)
-    ]
+    level, *levels = (float(np.median(part)) for part in np.split(array, places))
+    found = []
+    for place, after in zip(places, levels, strict=True):
+        found.append(Change(place, level, after))
+        level = after if found[-1].rise > LEAST_RISE else min(level, after)
+    return found
 
 
 def _splits(values: Array, start: int, end: int, rng: np.random.Generator) -> list[int]:

@@ -3,7 +3,8 @@
 Times of one pair were measured one after the other, so what a machine does for longer than that is in both. Ratios are
 averaged as logarithms: twice as long and half as long cancel. The bounds are one-sided: with 95 % confidence the ratio
 is at most `high`, and with as much it is at least `low`. A bootstrap of few pairs is too narrow, so its quantiles are
-read further out, by as much as Student's t is wider than the normal distribution (Hesterberg 2015).
+read further out, by as much as Student's t is wider than the normal distribution (Hesterberg 2015). Of four pairs that
+is the largest ratio or nearly so, and further out there is nothing: it holds in 93 %.
 """
 
 from __future__ import annotations

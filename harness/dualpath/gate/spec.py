@@ -6,6 +6,7 @@ bench/gates/ has this project's own.
 
 from __future__ import annotations
 
+import shlex
 import string
 import tomllib
 from pathlib import Path
@@ -45,7 +46,7 @@ class Wall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     command: str
     measure: Measure = "wall_s"
     limit: Limit = 0.02
-    floor_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # a difference of less is none, whatever its ratio
+    floor_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # what may be added whatever the ratio
     pairs: Annotated[int, msgspec.Meta(ge=LEAST_PAIRS, le=1000)] = 8
 
 
@@ -105,8 +106,11 @@ def _check(spec: Spec, path: Path) -> None:
     for probe in probes:
         try:
             used = {word for _, word, _, _ in string.Formatter().parse(probe.command) if word is not None}
+            words = shlex.split(probe.command)
         except ValueError as error:
             raise PlanError(f"{path}: command of {probe.name!r}: {error}") from None
+        if not words:
+            raise PlanError(f"{path}: command of {probe.name!r} is empty")
         if unknown := used - known:
             raise PlanError(
                 f"{path}: command of {probe.name!r} has {{{min(unknown)}}}; known: {', '.join(sorted(known))}"

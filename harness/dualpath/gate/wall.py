@@ -1,9 +1,8 @@
 """Tier 3: wall time, in pairs: base, candidate, candidate, base, and so on, each in a fresh process.
 
-The candidate may take `limit` longer; it fails where that is not shown with 95 % confidence, and what it seems to add
-is above `floor_s`. With a second run of the base in each pair (tier 4) the limit is widened to what base against base
-shows: what the machine does by itself is no change of the code. A machine that does more than MOST_WIDENED times the
-limit by itself cannot judge: void.
+The candidate may take `limit` longer, or `floor_s`; it fails where neither is shown with 95 % confidence. With a second
+run of the base in each pair (tier 4) the limit is widened to what base against base shows: what the machine does by
+itself is no change of the code. One that does more than MOST_WIDENED times the limit by itself cannot judge: void.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ def _judge(probe: Wall, name: str, columns: dict[str, list[float]], remark: str)
     noise = paired_ratio(base, columns["again"]) if "again" in columns else None
     allowed = max(probe.limit, max(noise.high, 1 / noise.low) - 1 if noise else 0.0)
     is_noisy = allowed > MOST_WIDENED * probe.limit
-    is_worse = found.high > 1 + allowed and mean(candidate) - mean(base) > probe.floor_s
+    is_worse = found.high > 1 + allowed and (found.high - 1) * mean(base) > probe.floor_s
     remarks = (
         f"{mean(base):.4g} s in base, {mean(candidate):.4g} s in candidate" if is_worse else "",
         f"base against base {noise.text}" if noise else "",
@@ -125,7 +124,7 @@ def _sessions(samples: dict[str, list[Sample]]) -> str:
     found = compare(base, candidate)
     each = found.trajectory_jct_difference_s
     interval = f"[{each.low:+.3f}, {each.high:+.3f}]" if each.is_known else "(too few for an interval)"
-    return f"each of {found.trajectories} sessions {each.value:+.3f} s {interval}"
+    return f"each of {found.trajectories} sessions {each.value:+.3f} s {interval}, the machine's noise not counted"
 
 
 def _limit(probe: Wall, allowed: float) -> str:
