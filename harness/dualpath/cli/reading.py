@@ -26,8 +26,10 @@ from dualpath.results.send_lag import send_lag
 def compare_command(run_a: Path, run_b: Path, as_json: bool) -> int:
     """Compare RUN_B with RUN_A: differences, trajectory by trajectory, and the latencies of both.
 
-    Every number comes with its 95 % interval. A void run has no differences, and exits with 2; its latencies are
-    shown, turns that did not end counting as infinite. A run is DEGRADED where the harness itself was late.
+    Every number comes with its 95 % interval: how far it depends on which trajectories, and times, were in the run.
+    What a machine does from run to run is not in it; compare A with a second run of A to see that. A void run has no
+    differences, and exits with 2; its latencies are shown, turns that did not end counting as infinite. A run is
+    DEGRADED where the harness itself was late.
     """
     runs = [Run.load(run_a), Run.load(run_b)]
     void = [run for run in runs if run.void]
@@ -67,7 +69,7 @@ def _show_differences(found: Comparison) -> None:
         few = f"no interval: {trajectories} trajectories have a value, of at least {FEWEST_GROUPS} that it needs"
         line(name, each.value, unit, f"95 % [{each.low:.3f}, {each.high:.3f}]" if each.is_known else few)
 
-    click.echo(f"{found.trajectories} trajectories, paired")
+    click.echo(f"{found.trajectories} trajectories, paired; intervals: which ones there were, not the machine's noise")
     line("speed-up, JCT A / JCT B", found.speed_up.value, "x", _pairs_text(found.speed_up))
     with_interval("mean trajectory time, A / B", found.trajectory_speed_up, "x", found.trajectories)
     with_interval("trajectory time, B - A", found.trajectory_jct_difference_s, "s", found.trajectories)

@@ -111,8 +111,9 @@ def differences(evidence: Evidence) -> Table:
         ("cluster|", "arm|", "less the arm|", "trajectory, s [95 %]", *names),
         rows,
         "Mean of what trajectories, and their turns, take longer in an arm than in the other: below 0 it is faster. "
-        "Paired trajectory by trajectory; 95 % bootstrap intervals, resampled by trajectory; [–]: fewer than "
-        f"{FEWEST_GROUPS} trajectories, too few for one.",
+        "Paired trajectory by trajectory; 95 % bootstrap intervals, resampled by trajectory: they say how far it "
+        "depends on which trajectories there were. What a machine does from run to run is not in them, and may alone "
+        f"leave 0 outside. [–]: fewer than {FEWEST_GROUPS} trajectories, too few for one.",
     )
 
 
