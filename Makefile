@@ -27,10 +27,10 @@ repro: $(READY) ## the main job: replay under all arms on the real engine, simul
 	@status=0; $(BIN)/python reports/cpu.py || status=$$?; $(BIN)/python reports/sim_vs_real.py || status=$$?; \
 	$(MAKE) --no-print-directory published || status=$$?; $(MAKE) --no-print-directory paper || status=$$?; exit $$status
 
-published: $(READY) ## reports on rows that were measured elsewhere, on H200s (reports/published)
+published: $(READY) ## reports on rows that were measured elsewhere (reports/published)
 	@$(BIN)/python bench/sim_vs_real.py --published
 	@$(BIN)/python reports/sim_vs_real.py --published || [ $$? -eq 1 ]
-	@for report in gpu gpu_sharing gpu_model gpu_copy; do $(BIN)/python reports/$$report.py || [ $$? -eq 1 ] || exit; done # what they missed is said
+	@for report in gpu gpu_sharing gpu_model gpu_copy gates; do $(BIN)/python reports/$$report.py || [ $$? -eq 1 ] || exit; done # what they missed is said
 
 paper: $(READY) ## simulate every figure and table of the paper, write reports/out/paper/index.html (under 20 min)
 	@$(BIN)/python bench/paper.py || [ $$? -eq 2 ] # a void run fails its checks in the report

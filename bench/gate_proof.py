@@ -3,9 +3,9 @@
     python bench/gate_proof.py [OUT] [--tries 20] [--gates 40] [--only NAME,...]      default OUT: bench/out/gate_proof
 
 Power: each mutant is a copy of this commit with one slowdown planted in it, and goes through the tier that is named for
-it here, beforehand, on a machine that does nothing else. False alarms: this commit against itself, all tiers, while a
-neighbour keeps one core busy. Every gate is one row of OUT/gates.jsonl; one that is there already, of the same commit,
-is not run again. reports/gates.py makes the tables.
+it here, beforehand; where that is wall time, the machine is to do nothing else. False alarms: this commit against
+itself, all tiers, while a neighbour keeps one core busy. Every gate is one row of OUT/gates.jsonl; one that is there
+already, of the same commit, is not run again. reports/gates.py makes the report.
 """
 
 from __future__ import annotations

@@ -101,5 +101,5 @@ def test_what_wall_time_said_is_drawn_of_every_gate_that_has_an_interval(gates: 
     (figure,) = gates.time_figures(rows)
     assert "20 gates" in figure.svg
     assert "40 gates" in figure.svg
-    assert figure.svg.count(f"stroke: {gates.FAILED}; stroke-width: 1.6") == 21
-    assert figure.svg.count(f"stroke: {gates.PASSED}; stroke-width: 1.6") == 39
+    assert figure.svg.count(f"stroke: {gates.COLOURS['fail']}; stroke-width: 1.6") == 21
+    assert figure.svg.count(f"stroke: {gates.COLOURS['pass']}; stroke-width: 1.6") == 39
