@@ -46,6 +46,7 @@ def main(rows_file: Path = PUBLISHED, out_dir: Path = ROOT / "reports" / "out" /
     """Read the rows, compute the checks, write the report, print them. Returns the checks."""
     style.apply()
     rows = load(rows_file)
+    planted, unchanged = [row for row in rows if is_planted(row)], [row for row in rows if not is_planted(row)]
     power = power_checks(rows, rows_file)
     checks = [*power, alarm_check(rows, rows_file)]
     is_published = rows_file == PUBLISHED
@@ -56,21 +57,21 @@ def main(rows_file: Path = PUBLISHED, out_dir: Path = ROOT / "reports" / "out" /
             Tile(
                 "slowdowns caught",
                 f"{sum(check.passed for check in power)} / {len(PLANTED)}",
-                f"in {LEAST_CAUGHT} of {OF_TRIES} tries each",
-                words(rows),
+                f"in at least {LEAST_CAUGHT} of {OF_TRIES} tries each",
+                words(planted),
             ),
             Tile(
                 "false alarms",
-                f"{sum(map(is_alarm, rows))} / {sum(not is_planted(row) for row in rows)}",
+                f"{sum(map(is_alarm, unchanged))} / {len(unchanged)}",
                 UNCHANGED,
-                words(rows),
+                words(unchanged),
             ),
         ],
         caveats=caveats(rows, is_published=is_published),
         sections=[
             *(Section("time", "Wall time, gate by gate", TIME, (figure,), ()) for figure in time_figures(rows)),
-            Section("power", "Power", POWER, (), (power_table(rows),), caveats=words(rows)),
-            Section("alarms", "False alarms", ALARMS, (), (alarm_table(rows),), caveats=words(rows)),
+            Section("power", "Power", POWER, (), (power_table(planted),), caveats=words(planted)),
+            Section("alarms", "False alarms", ALARMS, (), (alarm_table(unchanged),), caveats=words(unchanged)),
         ],
         counts=(len(rows), sum(row["status"] == "void" for row in rows)),
         checks=checks,
@@ -210,17 +211,16 @@ def time_figures(rows: list[Row]) -> list[Figure]:
 
 
 def alarm_table(rows: list[Row]) -> Table:
-    of = [row for row in rows if not is_planted(row)]
     cells = []
-    for name in dict.fromkeys(each["name"] for row in of for each in row["findings"]):
-        found = [each for row in of for each in row["findings"] if each["name"] == name]
+    for name in dict.fromkeys(each["name"] for row in rows for each in row["findings"]):
+        found = [each for row in rows for each in row["findings"] if each["name"] == name]
         statuses = Counter(each["status"] for each in found)
         ratios = [each["ratio"] for each in found if each["ratio"]]
         low, high = min(ratios, default=1.0) - 1, max(ratios, default=1.0) - 1
         change = Shown.of(f"{low:+.2%} to {high:+.2%}", low=low, high=high) if ratios else NONE
         cells.append((str(found[0]["tier"]), name, *(statuses[each] for each in ("pass", "fail", "void")), change))
     columns = ("tier", "what|", "pass", "fail", "void", "candidate over base")
-    return table(f"{len(of)} gates of nothing changed", columns, cells)
+    return table(f"{len(rows)} gates of nothing changed", columns, cells)
 
 
 def caveats(rows: list[Row], *, is_published: bool) -> list[str]:
