@@ -321,7 +321,21 @@ def test_workloads_are_told_apart_by_rate_and_one_without_a_rate_says_no_number(
 
 
 def test_workloads_that_differ_in_one_thing_never_share_a_name(tmp_path: Path) -> None:
-    differing: list[dict[str, Any]] = [{}, {"feed": {"gap_s": 1.5}}, {"trace": {"max_len": 4096}}, {"seed": None}]
+    differing: list[dict[str, Any]] = [
+        {},
+        {"feed": {"gap_s": 1.5}},
+        {"trace": {"max_len": 4096}},
+        {"seed": None},
+        {"selection": {"append_factor": "1/2"}},
+        {"selection": {"generate_factor": 0.02}},
+        # the same work, and yet no repeats of each other
+        {"transport": {"type": "nixl"}},
+        {"verify": True},
+        {"constants": [["pass_ms", 1.5]]},
+        {"factors": [["pass_ms", 1.5]]},
+        {"cluster_keys": {"snic_bytes_per_s": None}},
+        {"cluster_keys": {"cnic_bytes_per_s": 1e6}},
+    ]
     runs = [_arm(tmp_path / f"r{index}", "layerwise", 4.0, **more) for index, more in enumerate(differing)]
     for other in runs[1:]:
         assert len(gather(map(Run.load, (runs[0], other))).groups) == 2

@@ -126,7 +126,7 @@ def write_run(
     }
     run["cluster"].update(cluster_keys or {})
     for key, value in manifest.items():
-        run[key] = {**run[key], **value} if isinstance(value, dict) else value
+        run[key] = {**run.get(key, {}), **value} if isinstance(value, dict) else value
     (directory / "run.json").write_text(json.dumps(run), encoding="utf-8")
     for table, rows in (("turns", turns), ("links", list(links)), ("decisions", [])):
         schema = TABLES[table]

@@ -138,6 +138,7 @@ def test_unlike_work_is_refused(tmp_path: Path) -> None:
         ("backend", {"backend": "null"}),
         ("seed", {"seed": 9}),
         ("gap_scale", {"feed": {"gap_scale": 1.0}}),
+        ("append_factor", {"selection": {"append_factor": "1/2"}}),
     ],
 )
 def test_another_workload_is_refused(tmp_path: Path, key: str, manifest: dict[str, Any]) -> None:

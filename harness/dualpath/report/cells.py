@@ -122,7 +122,16 @@ def _workload(run: Run) -> tuple[object, ...]:
     return tuple(run.workload.values())
 
 
-_WORKLOAD_WORDS = {  # of Run.workload, and in its order; what is None has no words
+_WORDS = {  # of Run.setting and Run.workload, and in their order; what is None has no words
+    "prefill": "prefill {}",
+    "decode": "decode {}",
+    "snic_bytes_per_s": "SNIC {:g} B/s",
+    "cnic_bytes_per_s": "CNIC {:g} B/s",
+    "block_tokens": "blocks of {} tokens",
+    "transport": "over {}",
+    "verify": "verified {}",
+    "constants": "{}",
+    "factors": "{}",
     "backend": "{}",
     "deterministic": "deterministic {}",
     "model": "model {}",
@@ -130,6 +139,8 @@ _WORKLOAD_WORDS = {  # of Run.workload, and in its order; what is None has no wo
     "sha256": "sha256 {}",
     "scale": "scale {}",
     "max_len": "max length {}",
+    "append_factor": "appends x {}",
+    "generate_factor": "outputs x {}",
     "agents": "{} agents",
     "seed": "seed {}",
     "mode": "{}",
@@ -137,24 +148,38 @@ _WORKLOAD_WORDS = {  # of Run.workload, and in its order; what is None has no wo
     "gap_scale": "gaps x {:g}",
     "gap_s": "gaps of {:g} s",
 }
-_WITHOUT_VALUE = {"max_len": "max length as is", "seed": "no seed"}  # of others, the mode says that they have none
+_OF_CLUSTER = ("prefill", "decode", "snic_bytes_per_s", "cnic_bytes_per_s", "block_tokens")
+_WITHOUT_VALUE = {  # of others, the mode says that they have none
+    "snic_bytes_per_s": "SNIC native",
+    "cnic_bytes_per_s": "CNIC native",
+    "max_len": "max length as is",
+    "seed": "no seed",
+}
 
 
 def _group(run: Run) -> tuple[object, ...]:
-    return (run.cluster.name, *_workload(run))
+    return (*run.setting.values(), *_workload(run))
 
 
 def _group_names(runs: list[Run]) -> dict[tuple[object, ...], str]:
-    """Group -> name: the cluster's, followed by those parts of the workload that are not the same in all runs."""
+    """Group -> name: the cluster's, followed by those parts of setting and workload that tell groups apart."""
     groups = {_group(run): run for run in runs}
-    workloads = [run.workload for run in groups.values()]
-    varying = [name for name in _WORKLOAD_WORDS if len({workload[name] for workload in workloads}) > 1]
+    facts = {group: {**run.setting, **run.workload} for group, run in groups.items()}
+    varying = [name for name in _WORDS if _varies(name, list(facts.values()))]
     return {
-        group: " · ".join(filter(None, [run.cluster.name, *(_words(name, run.workload[name]) for name in varying)]))
-        for group, run in groups.items()
+        group: " · ".join(filter(None, [str(each["cluster"]), *(_words(name, each[name]) for name in varying)]))
+        for group, each in facts.items()
     }
+
+
+def _varies(name: str, facts: list[dict[str, object]]) -> bool:
+    """Of what a cluster file says: among files of one name, which says the rest."""
+    clusters = {each["cluster"] for each in facts} if name in _OF_CLUSTER else {None}
+    return any(
+        len({each[name] for each in facts if cluster is None or each["cluster"] == cluster}) > 1 for cluster in clusters
+    )
 
 
 def _words(name: str, value: object) -> str:
     """Empty where there is nothing to say: an offline run has no rate."""
-    return _WITHOUT_VALUE.get(name, "") if value is None else _WORKLOAD_WORDS[name].format(value)
+    return _WITHOUT_VALUE.get(name, "") if value is None else _WORDS[name].format(value)

@@ -38,7 +38,6 @@ class Cluster(msgspec.Struct, frozen=True):
     decode: Side
     snic_bytes_per_s: float | None = None  # null: native, unpaced
     cnic_bytes_per_s: float | None = None
-    dram_bytes_per_s: float | None = None
 
 
 class TraceUse(msgspec.Struct, frozen=True):
@@ -50,6 +49,19 @@ class TraceUse(msgspec.Struct, frozen=True):
     agents: int
     scale: float | str = 1.0
     max_len: int | None = None
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """What was changed of each turn before it was shrunk."""
+
+    append_factor: float | str = "1"
+    generate_factor: float | str = "1"
+
+
+class Transport(msgspec.Struct, frozen=True):
+    """What KV goes over between engines."""
+
+    type: str = "shared"
 
 
 class Feed(msgspec.Struct, frozen=True):
@@ -80,6 +92,10 @@ class Manifest(msgspec.Struct, frozen=True):
     trace: TraceUse
     feed: Feed
     bucket_ns: int
+    selection: Selection = Selection()
+    transport: Transport = Transport()
+    constants: list[tuple[str, float]] = []  # of the simulator, given with --set
+    factors: list[tuple[str, float]] = []  # with --times
     reasons: list[str] = []
     turns_planned: int = 0  # not less than the table `turns` has
     turns_of_several_tokens_planned: int | None = None  # two or more; null: not recorded
@@ -155,12 +171,31 @@ class Run:
             "sha256": trace.sha256[:8],
             "scale": str(trace.scale),
             "max_len": trace.max_len,
+            "append_factor": str(manifest.selection.append_factor),
+            "generate_factor": str(manifest.selection.generate_factor),
             "agents": trace.agents,
             "seed": manifest.seed,
             "mode": feed.mode,
             "rate_per_s": feed.rate_per_s,
             "gap_scale": feed.gap_scale,
             "gap_s": feed.gap_s,
+        }
+
+    @property
+    def setting(self) -> dict[str, object]:
+        """What besides the workload and the arm two runs must share to be repeats of each other, by name."""
+        manifest, cluster = self.manifest, self.cluster
+        return {
+            "cluster": cluster.name,
+            "prefill": f"{cluster.prefill.nodes}x{cluster.prefill.engines_per_node}",
+            "decode": f"{cluster.decode.nodes}x{cluster.decode.engines_per_node}",
+            "snic_bytes_per_s": cluster.snic_bytes_per_s,
+            "cnic_bytes_per_s": cluster.cnic_bytes_per_s,
+            "block_tokens": cluster.block_tokens,
+            "transport": manifest.transport.type,
+            "verify": manifest.verify,
+            "constants": ", ".join(f"{name} {value:g}" for name, value in manifest.constants) or None,
+            "factors": ", ".join(f"{name} x {factor:g}" for name, factor in manifest.factors) or None,
         }
 
     @property
