@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from dualpath.cli import cli, main
 from dualpath.core.arms import ARMS
+from dualpath.core.errors import WorkerError
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -215,6 +216,14 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     )
     os.close(write)
     assert b"Traceback" not in result.stderr
+
+
+def test_a_process_of_ours_that_died_is_no_bad_input(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise WorkerError("worker 1 was killed (SIGKILL)")
+
+    monkeypatch.setattr(cli, "main", die)
+    assert call("whatif") == (2, "", "error: worker 1 was killed (SIGKILL)\n")
 
 
 def test_a_void_run_has_its_own_exit_code(

@@ -13,8 +13,8 @@ import sys
 
 import click
 
-from dualpath.cli.shared import BAD_INPUT, INTERRUPTED, example
-from dualpath.core.errors import DualpathError
+from dualpath.cli.shared import BAD_INPUT, INTERRUPTED, VOID, example
+from dualpath.core.errors import DualpathError, WorkerError
 
 COMMANDS = {  # where each is
     "doctor": "machine.doctor",
@@ -52,6 +52,9 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
     try:
         status = cli.main(prog_name="dualpath", standalone_mode=False)
+    except WorkerError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(VOID)
     except DualpathError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(BAD_INPUT)

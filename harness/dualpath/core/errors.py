@@ -8,7 +8,7 @@ DualpathError            exit code 3: the input cannot be used; nothing was lost
     CorruptBlockError    a block whose bytes do not match the checksum written with it
   PlanError              options of a run that cannot be
   RunError               a run directory that cannot be read or written
-  WorkerError            an engine process that failed or died; the run is void
+  WorkerError            a process of ours that failed or died: exit code 2, the run is void
 """
 
 from __future__ import annotations
@@ -47,4 +47,4 @@ class RunError(DualpathError):
 
 
 class WorkerError(DualpathError):
-    """An engine process that failed or died."""
+    """An engine's or another process of ours that failed or died."""
