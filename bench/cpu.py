@@ -1,4 +1,4 @@
-"""The CPU experiment: every arm on 1P1D, 1P2D and 2P1D with paced storage NICs, a null engine, and native loads.
+"""The CPU experiment: every arm on 1P1D, 1P2D and 2P1D with paced storage NICs, and a null engine.
 
     python bench/cpu.py [--smoke] [OUT]        default OUT: bench/out/cpu
 

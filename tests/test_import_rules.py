@@ -1,4 +1,4 @@
-"""Dependencies point one way (DESIGN section 2), read from the source: no module is imported to check it.
+"""Dependencies point one way, read from the source: no module is imported to check it.
 
 cli > replay > engine | sim > results > trace > core,  replay > report > results,  paper > series, workers, plan, report
 """

@@ -75,7 +75,7 @@ def stand_ins(
     has_weights: bool = False,
     device: str = "cpu",
 ) -> list[tuple[str, str, str]]:
-    """(part, what is real, what stands in here): DESIGN section 6, for this run. network: what KV goes over, None for
+    """(part, what is real, what stands in here): README's table, for this run. network: what KV goes over, None for
     shared memory; remote: nodes on other hosts; has_weights: of a checkpoint; device: cpu or cuda."""
     if null:
         how = "every command completes after a known delay" if answers_late else "every command completes at once"

@@ -135,8 +135,9 @@ def simulated_cluster(plan: Plan) -> tuple[Cluster, Profile, dict[str, Constant]
         *((name, value, False) for name, value in plan.constants),
         *((name, factor, True) for name, factor in plan.factors),
     ):
+        option = "--times" if is_factor else "--set"
         if not 0 <= value < 1e15:
-            raise PlanError(f"--{'times' if is_factor else 'set'} {name} = {value} is not between 0 and 1e15")
+            raise PlanError(f"{option} {name} = {value} is not between 0 and 1e15")
         if name in _CLUSTER_CONSTANTS:
             get, put = _CLUSTER_CONSTANTS[name]
             cluster = put(cluster, get(cluster) * value if is_factor else value)
@@ -145,7 +146,7 @@ def simulated_cluster(plan: Plan) -> tuple[Cluster, Profile, dict[str, Constant]
             constants[name] = Constant(old * value if is_factor else value, "given")
         else:
             known = ", ".join([*Profile.__dataclass_fields__, *_CLUSTER_CONSTANTS])
-            raise PlanError(f"--set {name}: no such constant; known: {known}")
+            raise PlanError(f"{option} {name}: no such constant; known: {known}")
     profile = profile_of(constants, used)
     check(cluster, profile)
     return with_profile(cluster, profile), profile, constants

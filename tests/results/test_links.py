@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from dualpath.results.links import (
     balance,
-    link_bytes,
     steady_balance,
     steady_load_utilisation,
     utilisation,
@@ -28,14 +27,6 @@ LINKS = [  # a SNIC carries 100,000 B in a bucket of 100 ms
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run.load(write_run(tmp_path / "r", [turn("a", 0, 0, S)], LINKS, arm="dualpath"))
-
-
-def test_bytes_per_resource_node_direction_route_and_lane(run: Run) -> None:
-    rows = link_bytes(run).collect()
-    assert rows.height == 5
-    assert rows.filter(resource="snic", node=0, route="prefill", lane="kv", direction="read")["bytes"].to_list() == [
-        150_000
-    ]
 
 
 def test_utilisation_over_time_fills_silent_buckets_with_zero(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""What KV goes over, and which hosts take part: options of `replay`, and the command `worker`."""
+"""What KV goes over, and which hosts take part: options of `replay` and `search`, and the command `worker`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,11 @@ def network_options(command: Any) -> Any:
             "--rdma-staging", is_flag=True, help="Take device memory through pinned host memory, dma-buf or not."
         ),
         click.option(
-            "--network-timeout", type=click.FloatRange(0.1, 3600), default=30.0, help="Seconds a transfer may take."
+            "--network-timeout",
+            type=click.FloatRange(0.1, 3600),
+            default=30.0,
+            show_default=True,
+            help="Seconds a transfer may take.",
         ),
         click.option(
             "--listen", metavar="HOST:PORT", help=f"Where other hosts join, with the token in {TOKEN_VARIABLE}."

@@ -58,7 +58,10 @@ def replay_command(
     store: Path | None,
     **options: Any,
 ) -> int:
-    """Replay TRACE through the real engine into a run directory, or into one per arm. What was interrupted goes on."""
+    """Replay TRACE through the real engine into a run directory, or into one per arm.
+
+    Of several arms, those that are whole are kept when it is begun again.
+    """
     if len(arms_of(arms)) > 1 and store is not None:
         raise click.UsageError("--store goes with one arm: what one arm stores would be the next one's hits")
     options.update(network_of(options))
@@ -78,7 +81,10 @@ def replay_command(
 @profile_options
 @click.option("--decisions", is_flag=True, help="Keep every event and command, and the bytes they predict. Large.")
 def simulate_command(arms: tuple[str, ...], **options: Any) -> int:
-    """Replay TRACE in the simulator: same flags, same tables. The cluster file names a profile of what work costs."""
+    """Replay TRACE in the simulator: the same choice of work, the same tables.
+
+    The cluster file names a profile of what work costs.
+    """
     return _run(arms, backend="sim", **options)
 
 

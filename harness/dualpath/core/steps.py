@@ -3,7 +3,7 @@
     turn_due -> placement -> route -> ASSIGNED -> memory granted -> ADMIT, READ* -> read_done*
              -> PREFILL (batch) -> prefill_computed -> prefill_sent -> DECODE -> buffer_freed -> turn_ended
 
-The real engine (through scheduler.py) and the simulator run this very code (DESIGN: one scheduler, two backends).
+The real engine (through scheduler.py) and the simulator run this very code.
 """
 
 from __future__ import annotations

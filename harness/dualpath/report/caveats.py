@@ -14,7 +14,7 @@ def caveats(evidence: Evidence) -> list[str]:
     hosts = {str(sorted(run.manifest.host.items())) for run in results}
     commits = {run.manifest.commit for run in results}
     dirty = sum(bool(run.manifest.dirty) for run in results)
-    cached = sum(run.manifest.storage.get("direct_io") is False for run in results)
+    cached, in_memory = sum(map(_is_cached, results)), sum(map(_is_in_memory, results))
     simulated = sum(run.manifest.backend == "sim" for run in results)
     slowed = sum(run.manifest.deterministic or run.manifest.verify for run in results)
     late = latency_tables.degraded_caveat(results)
@@ -24,6 +24,7 @@ def caveats(evidence: Evidence) -> list[str]:
         (len(commits) > 1, f"The runs come from {len(commits)} commits; see Provenance before comparing them."),
         (dirty, f"{dirty} of {len(results)} runs were made with uncommitted changes."),
         (cached, f"{cached} of {len(results)} runs read storage through the page cache."),
+        (in_memory, f"{in_memory} of {len(results)} runs kept storage in memory."),
         (simulated, f"{simulated} of {len(results)} runs are simulated, not measured."),
         (slowed, f"{slowed} of {len(results)} runs were deterministic or verified every block, which costs time."),
     ]

@@ -13,12 +13,6 @@ LOAD_DIRECTION = "read"  # of a SNIC: from storage (core/hops.py)
 BALANCE_WINDOW_NS = 1_000_000_000
 
 
-def link_bytes(run: Run) -> pl.LazyFrame:
-    """Bytes per resource x node x engine x direction x route x lane over the whole run, sorted."""
-    keys = ["resource", "node", "engine", "direction", "route", "lane"]
-    return run.links.group_by(keys).agg(pl.col("bytes").sum()).sort(keys)
-
-
 def nics(run: Run, resource: str) -> pl.DataFrame:
     """Every NIC of the cluster, used or not: unit, nic, rate_bytes_per_s.
 

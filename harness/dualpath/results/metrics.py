@@ -1,7 +1,7 @@
 """Each metric once: one Polars expression with its unit and formula.
 
 Times stay in ns (as Float64, exact below 2**53 ns = 104 days, so that the parts of a TTFT sum to it exactly);
-`shown_unit` and `shown_scale` say how a report prints them. A turn that failed has infinite latency.
+`shown_unit` says how a report prints them. A turn that failed has infinite latency.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ class Metric:
     over: Literal["turn", "trajectory", "run", "link", "window", "arms"]
     unit: str
     shown_unit: str
-    shown_scale: float  # shown = value * shown_scale
     formula: str
     larger_is_better: bool
     expr: pl.Expr
@@ -47,16 +46,16 @@ _FINISHED_NS = pl.when((pl.col("status") == "ok").all()).then(pl.col("end_ns").m
 
 
 def _turn(tag: str, formula: str, expr: pl.Expr) -> Metric:
-    return Metric(tag, "turn", "ns", "ms", 1e-6, formula, False, expr.alias(tag))
+    return Metric(tag, "turn", "ns", "ms", formula, False, expr.alias(tag))
 
 
 def _share(tag: str, over: Literal["run", "link", "arms"], formula: str, expr: pl.Expr) -> Metric:
-    return Metric(tag, over, "1", "%", 100.0, formula, True, expr.alias(tag))
+    return Metric(tag, over, "1", "%", formula, True, expr.alias(tag))
 
 
 def _rate(tag: str, formula: str, tokens: pl.Expr) -> Metric:
     expr = (tokens.sum() / (_FINISHED_NS / NS_PER_S)).alias(tag)
-    return Metric(tag, "run", "tokens/s", "tokens/s", 1.0, formula, True, expr)
+    return Metric(tag, "run", "tokens/s", "tokens/s", formula, True, expr)
 
 
 _ALL = [
@@ -88,7 +87,6 @@ _ALL = [
         "trajectory",
         "ns",
         "s",
-        1e-9,
         "last end - first due, over one trajectory's turns",
         False,
         (_FINISHED_NS - pl.col("due_ns").min()).alias("trajectory_jct"),
@@ -98,7 +96,6 @@ _ALL = [
         "run",
         "ns",
         "s",
-        1e-9,
         "largest end over all turns, from the feed's start (0)",
         False,
         _FINISHED_NS.cast(pl.Float64).alias("jct"),
@@ -128,7 +125,6 @@ _ALL = [
         "window",
         "1",
         "max/avg",
-        1.0,
         "largest / mean of the hit bytes that each storage NIC of the cluster loaded in the window",
         False,
         (pl.col("bytes").max() / pl.col("bytes").mean()).alias("balance"),

@@ -64,11 +64,6 @@ class TokenStream:
         self._advance(turn)
         return self._tokens[: self._prompts[turn]].copy()
 
-    def appended(self, turn: int) -> TokenIds:
-        """The prompt after its kept part. [append_tokens]; a copy."""
-        self._advance(turn)
-        return self._tokens[self._keeps[turn] : self._prompts[turn]].copy()
-
     def output(self, turn: int) -> TokenIds:
         """The forced output. [generate_tokens]; a copy."""
         self._advance(turn)
