@@ -95,14 +95,27 @@ class Pair:
 
 
 def load(clusters: Iterable[str], runs: Path, measured: Path) -> list[Pair]:
-    return [
-        Pair(cluster, arm, real, simulated, "; ".join(dict.fromkeys(problems)))
-        for cluster in clusters
-        for arm in ARMS
-        for problems in [list[str]()]
-        for real in [_load([measured / cluster / arm, runs / "real" / cluster / arm], "real", problems)]
-        for simulated in [_load([runs / "sim" / cluster / arm], "simulated", problems)]
-    ]
+    pairs = []
+    for cluster in clusters:
+        for arm in ARMS:
+            problems: list[str] = []
+            real = _load([measured / cluster / arm, runs / "real" / cluster / arm], "real", problems)
+            simulated = _load([runs / "sim" / cluster / arm], "simulated", problems)
+            if unlike := _unlike([*real, *simulated]):
+                problems.append(unlike)
+                simulated = []
+            pairs.append(Pair(cluster, arm, real, simulated, "; ".join(dict.fromkeys(problems))))
+    return pairs
+
+
+def _unlike(runs: list[Run]) -> str:
+    """In what two of them are not the same work; empty where all are. bench/cpu.py and bench/gpu.py say what real runs
+    do, and bench/sim_vs_real.py says it again of simulated ones."""
+    for run in runs[1:]:
+        for key, value in run.workload.items():
+            if key != "backend" and value != (first := runs[0].workload[key]):
+                return f"{run.directory} is other work than {runs[0].directory}: {key} is {value!r} and not {first!r}"
+    return ""
 
 
 def _load(cells: list[Path], what: str, problems: list[str]) -> list[Run]:

@@ -49,6 +49,11 @@ def runs(program: ModuleType, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def _change(run: Path, **keys: object) -> None:
+    manifest = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**manifest, **keys}))
+
+
 def _report(
     program: ModuleType, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[int, dict[str, dict[str, object]]]:
@@ -125,3 +130,16 @@ def test_nothing_at_all_is_a_report_that_says_so(
     code, checks = _report(program, tmp_path, monkeypatch)
     assert code == 1
     assert all(row["note"] == "real run missing; simulated run missing" for row in checks.values())
+
+
+def test_a_simulation_of_other_work_is_compared_with_nothing(
+    program: ModuleType, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = program.CLUSTERS[0]
+    for repeat in range(3):
+        _change(runs / "svr" / "sim" / cluster / "dualpath" / f"r{repeat}", selection={"generate_factor": "1/2"})
+    code, checks = _report(program, runs, monkeypatch)
+    found = checks[f"simreal.jct.{cluster}.dualpath"]
+    assert (code, found["pass"], found["value"]) == (1, False, None)
+    assert "generate_factor is '1/2' and not '1'" in str(found["note"])
+    assert checks[f"simreal.jct.{cluster}.split"]["pass"]
