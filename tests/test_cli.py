@@ -218,6 +218,30 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     assert b"Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "goes_with"),
+    [
+        ("--gid-index", 1, "--transport verbs"),
+        ("--network-timeout", 5, "--transport verbs or nixl"),
+        ("--wait", 7, "--listen"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    call: Call,
+    trace_file: Path,
+    cluster_file: Callable[..., Path],
+    tmp_path: Path,
+    option: str,
+    value: int,
+    goes_with: str,
+) -> None:
+    command = ("replay", trace_file, "--cluster", cluster_file(), "--arm", "basic", "-o", tmp_path / "run")
+    code, _, err = call(*command, option, value)
+    assert code == 3
+    assert f"{option} goes with {goes_with}" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_process_of_ours_that_died_is_no_bad_input(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(*_: object, **__: object) -> None:
         raise WorkerError("worker 1 was killed (SIGKILL)")

@@ -3,9 +3,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 from dualpath.results.intervals import FEWEST_GROUPS, resamples
-from dualpath.results.percentiles import percentile_intervals
+from dualpath.results.percentiles import nearest_rank, percentile_intervals
 from dualpath.results.student import expanded_tail
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,3 +94,16 @@ def test_it_is_what_writing_out_every_resample_gives(turns: list[tuple[float, in
     else:
         tail = expanded_tail(0.025, num)
         assert (found.low, found.high) == (at_rank(samples, tail), at_rank(samples, 1 - tail))
+
+
+@given(
+    st.lists(st.floats(0, 1e9) | st.just(math.inf), min_size=1, max_size=300), st.sampled_from([0.5, 0.9, 0.95, 0.99])
+)
+def test_nearest_rank_is_the_same_wherever_it_is_taken(values: list[float], share: float) -> None:
+    found = nearest_rank(values, share)
+    assert sum(each <= found for each in values) >= share * len(values)
+    assert sum(each < found for each in values) < share * len(values)
+    assert found == pl.Series(values).quantile(share, "equiprobable")  # results/metrics.py
+    (interval,) = percentile_intervals(np.array(values), np.zeros(len(values), np.int64), [share], count=1)
+    assert interval is not None
+    assert interval.value == found

@@ -29,6 +29,7 @@ _OF_VERBS = (
 )
 _KEYS = ("transport", *_OF_VERBS, "network_timeout", "listen", "remote", "wait")
 _ACK_TIMEOUT = RdmaSettings().ack_timeout
+_TIMEOUT_S, _WAIT_S = 30.0, 300.0
 
 
 def network_options(command: Any) -> Any:
@@ -66,7 +67,7 @@ def network_options(command: Any) -> Any:
         click.option(
             "--network-timeout",
             type=click.FloatRange(0.1, 3600),
-            default=30.0,
+            default=_TIMEOUT_S,
             show_default=True,
             help="Seconds a transfer may take.",
         ),
@@ -80,7 +81,7 @@ def network_options(command: Any) -> Any:
             help="Nodes that other hosts run: prefill, decode, or a node's number. May be repeated.",
         ),
         click.option(
-            "--wait", type=click.FloatRange(1, 86_400), default=300.0, show_default=True, help="Seconds for hosts."
+            "--wait", type=click.FloatRange(1, 86_400), default=_WAIT_S, show_default=True, help="Seconds for hosts."
         ),
     )
     for option in reversed(options):
@@ -94,6 +95,10 @@ def network_of(options: dict[str, Any]) -> dict[str, Any]:
     given = [key for key in _OF_VERBS if chosen[key] not in (None, 0, False, _ACK_TIMEOUT)]
     if given and chosen["transport"] != "verbs":
         raise click.UsageError(f"--{given[0].replace('_', '-')} goes with --transport verbs")
+    if chosen["network_timeout"] != _TIMEOUT_S and chosen["transport"] == "shared":
+        raise click.UsageError("--network-timeout goes with --transport verbs or nixl")
+    if chosen["wait"] != _WAIT_S and chosen["listen"] is None:
+        raise click.UsageError("--wait goes with --listen")
     network: NetworkSettings | None = None
     if chosen["transport"] == "verbs":
         network = RdmaSettings(

@@ -6,7 +6,6 @@ report with what we believe the cause to be.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +13,7 @@ from typing import Literal
 from dualpath.report.table import Table, shown, table
 from dualpath.report.table import number as three
 from dualpath.results.checks import RUN_MISSING, Check, at_most
+from dualpath.results.percentiles import nearest_rank
 
 Verdict = Literal["met", "missed", "not run"]
 Scale = Literal["relative", "points"]
@@ -99,9 +99,7 @@ def absolute_errors(numbers: Iterable[Number]) -> list[float]:
 
 def percentile(values: Sequence[float], share: float) -> float | None:
     """Nearest rank, never interpolated; None of nothing."""
-    if not values:
-        return None
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+    return nearest_rank(values, share) if values else None
 
 
 def spread_check(id: str, what: str, numbers: Sequence[Number], share: float, limit: float) -> Check:

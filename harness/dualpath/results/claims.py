@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dualpath.results.checks import Check
+from dualpath.results.percentiles import nearest_rank
 
 Errors = npt.NDArray[np.float64]
 QUANTILE = 0.99
@@ -53,6 +54,6 @@ def never_early_rarely_late(
 ) -> Claim:
     """errors_ms: measured - known, one or more. None may be below 0: what was measured had to happen first. The 99th
     percentile (nearest rank) may be `allowed_ms`."""
-    latest = float(np.sort(errors_ms)[math.ceil(QUANTILE * len(errors_ms)) - 1])
+    latest = nearest_rank(errors_ms, QUANTILE)
     median, least = float(np.median(errors_ms)), float(errors_ms.min())
     return Claim(id, what, known, latest, median, least, 0.0, allowed_ms, "ms", rows)

@@ -20,6 +20,12 @@ Values = npt.NDArray[np.float64]
 Groups = npt.NDArray[np.int64]
 
 
+def nearest_rank(values: npt.ArrayLike, share: float) -> float:
+    """values: one or more, in any order, may be infinite. The least that at least this share of them do not exceed."""
+    ordered = np.sort(np.asarray(values, np.float64))
+    return float(ordered[max(1, math.ceil(round(share * len(ordered), 9))) - 1])
+
+
 def percentile_intervals(
     values: Values, groups: Groups, quantiles: Sequence[float], *, seed: int = 0, count: int = RESAMPLES
 ) -> list[Interval | None]:

@@ -12,12 +12,12 @@ configuration differ by at least (1 %, `report/experiment.py`). Below 1 ms it is
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import polars as pl
 
 from dualpath.results.metrics import per_turn
+from dualpath.results.percentiles import nearest_rank
 from dualpath.results.run import Run
 
 RULE = "one-per-cent-of-ttft"
@@ -90,4 +90,4 @@ def _lags(turns: pl.LazyFrame) -> pl.DataFrame:
 
 def _percentile(values: pl.Series, quantile: float) -> float:
     """Nearest rank; 0 of nothing."""
-    return float(values.sort()[max(1, math.ceil(quantile * len(values))) - 1]) if len(values) else 0.0
+    return nearest_rank(values.to_numpy(), quantile) if len(values) else 0.0
