@@ -112,9 +112,9 @@ def _unlike(runs: list[Run]) -> str:
     """In what two of them are not the same work; empty where all are. bench/cpu.py and bench/gpu.py say what real runs
     do, and bench/sim_vs_real.py says it again of simulated ones."""
     for run in runs[1:]:
-        for key, value in run.workload.items():
-            if key != "backend" and value != (first := runs[0].workload[key]):
-                return f"{run.directory} is other work than {runs[0].directory}: {key} is {value!r} and not {first!r}"
+        if key := run.unlike(runs[0], "backend"):
+            ours, theirs = run.workload[key], runs[0].workload[key]
+            return f"{run.directory} is other work than {runs[0].directory}: {key} is {ours!r} and not {theirs!r}"
     return ""
 
 

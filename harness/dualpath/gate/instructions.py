@@ -69,7 +69,7 @@ def count(sides: Sequence[Side], tests: str, out: Path) -> list[dict[str, int]]:
     """Instructions by benchmark, of each side; all sides at once, as counts do not mind. Raises RunError."""
     valgrind = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no", *_WITHOUT_TYPE_LOOKUPS]
     compiling, counting = list[Job](), list[Job]()
-    # Where pytest keeps temporary files of all its sessions, those that end at once fail now and then (3 of 200, five
+    # Where pytest keeps temporary files of all its sessions, those that end at once fail now and then (8 of 400, five
     # at a time) over cleaning up each other's: so each side has a place of its own.
     with TemporaryDirectory() as temporary:
         for number, side in enumerate(sides):

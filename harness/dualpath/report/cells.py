@@ -125,8 +125,8 @@ def _workload(run: Run) -> tuple[object, ...]:
 _WORDS = {  # of Run.setting and Run.workload, and in their order; what is None has no words
     "prefill": "prefill {}",
     "decode": "decode {}",
-    "snic_bytes_per_s": "SNIC {:g} B/s",
-    "cnic_bytes_per_s": "CNIC {:g} B/s",
+    "snic_bytes_per_s": "SNIC {:,.0f} B/s",
+    "cnic_bytes_per_s": "CNIC {:,.0f} B/s",
     "block_tokens": "blocks of {} tokens",
     "transport": "over {}",
     "verify": "verified {}",
@@ -174,10 +174,8 @@ def _group_names(runs: list[Run]) -> dict[tuple[object, ...], str]:
 
 def _varies(name: str, facts: list[dict[str, object]]) -> bool:
     """Of what a cluster file says: among files of one name, which says the rest."""
-    clusters = {each["cluster"] for each in facts} if name in _OF_CLUSTER else {None}
-    return any(
-        len({each[name] for each in facts if cluster is None or each["cluster"] == cluster}) > 1 for cluster in clusters
-    )
+    values = {(each["cluster"] if name in _OF_CLUSTER else None, each[name]) for each in facts}
+    return len(values) > len({cluster for cluster, _ in values})
 
 
 def _words(name: str, value: object) -> str:

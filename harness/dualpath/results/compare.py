@@ -151,12 +151,11 @@ class _Rows:
 
 def _require_same_workload(run: Run, other: Run) -> None:
     """Clusters and arms may differ, that is what is compared. Raises RunError naming both values."""
-    for key, value in run.workload.items():
-        if key not in ("trace", "agents") and value != other.workload[key]:  # a name; and trajectories are paired below
-            raise RunError(
-                f"{run.directory} and {other.directory} are not the same work: {key} is {value!r} in one and "
-                f"{other.workload[key]!r} in the other; replay both alike"
-            )
+    if key := run.unlike(other, "trace", "agents"):  # a name; and trajectories are paired below
+        raise RunError(
+            f"{run.directory} and {other.directory} are not the same work: {key} is {run.workload[key]!r} in one and "
+            f"{other.workload[key]!r} in the other; replay both alike"
+        )
 
 
 def _repeats(runs: Run | Sequence[Run]) -> list[Run]:

@@ -181,6 +181,12 @@ class Run:
             "gap_s": feed.gap_s,
         }
 
+    def unlike(self, other: Run, *but: str) -> str | None:
+        """Name of the first part of the workload that the other run does not share, `but` for some; None: they share
+        all."""
+        theirs = other.workload
+        return next((key for key, value in self.workload.items() if key not in but and value != theirs[key]), None)
+
     @property
     def setting(self) -> dict[str, object]:
         """What besides the workload and the arm two runs must share to be repeats of each other, by name."""
@@ -194,8 +200,8 @@ class Run:
             "block_tokens": cluster.block_tokens,
             "transport": manifest.transport.type,
             "verify": manifest.verify,
-            "constants": ", ".join(f"{name} {value:g}" for name, value in manifest.constants) or None,
-            "factors": ", ".join(f"{name} x {factor:g}" for name, factor in manifest.factors) or None,
+            "constants": ", ".join(f"{name} {value}" for name, value in manifest.constants) or None,
+            "factors": ", ".join(f"{name} x {factor}" for name, factor in manifest.factors) or None,
         }
 
     @property
